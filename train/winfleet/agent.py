@@ -1,0 +1,205 @@
+"""Runs a host's ranks under PyTorch's elastic agent and says how they ended."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousError
+
+from winfleet.board import Board
+from winfleet.plan import Host, Plan
+from winfleet.rendezvous import PlanRendezvous, RunEnded, prepare_windows_agent
+from winfleet.status import MAX_LINES, Cause, plain, write_atomic
+
+MONITOR_SECONDS: Final = 0.2
+KILL_SECONDS: Final = 5  # between asking a rank to end and ending it; the whole cluster must be down in 15
+STOP_MARGIN_SECONDS: Final = 3.0  # in which a request to stop has reached every rank
+ONE_DAY: Final = 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How the host's part of the run ended."""
+
+    state: str  # finished, failed or stopped
+    cause: Cause | None = None
+    exit_codes: dict[int, int] = field(default_factory=dict)  # by rank, of those that failed
+
+
+class Stop:
+    """A request to stop: anyone's file `stop`, made known to all hosts, answered by one step at which all ranks end."""
+
+    def __init__(self, folder: Path, board: Board) -> None:
+        self.folder, self.board = folder, board
+        self.asked_at: float | None = None  # monotonic seconds
+        self._grace = 60.0
+        self._step: int | None = None
+        self._seen: tuple[int, float] | None = None  # optimizer steps, when
+
+    def look(self, rendezvous: PlanRendezvous) -> None:
+        """Called at each look of the agent. Ends the run for all where the ranks did not come to an end in time."""
+        store, steps = rendezvous.store, max((rank.count for rank in self.board.status.ranks), default=0)
+        now = time.monotonic()
+        if self.asked_at is None:
+            if (self.folder / "stop").exists():
+                store.set("stop", (self.folder / "stop").read_text("utf-8"))
+            if not store.check(["stop"]):
+                self._pace(steps, now)
+                return
+            self.asked_at, self._grace = now, grace_seconds(store.get("stop"))
+            self.board.say("Asked to stop: checkpoint, then exit", event=True)
+        if self._step is None and rendezvous.machine_rank == 0:
+            store.set("stop_at", str(steps + 1 + math.ceil(self._steps_per_second(steps, now) * STOP_MARGIN_SECONDS)))
+        if self._step is None and store.check(["stop_at"]):
+            self._step = int(store.get("stop_at"))
+            write_atomic(self.folder / "stop_at", str(self._step))
+        if now - self.asked_at > self._grace:
+            rendezvous.end("stopped", f"ranks did not reach the end of a step within {self._grace:.0f} s and were ended")
+
+    def _pace(self, steps: int, now: float) -> None:
+        if self._seen is None or now - self._seen[1] > 10.0:
+            self._seen = steps, now
+
+    def _steps_per_second(self, steps: int, now: float) -> float:
+        before, when = self._seen or (steps, now)
+        return (steps - before) / (now - when) if now - when > 0.5 else float(steps - before)
+
+
+def grace_seconds(text: bytes) -> float:
+    """What a stop file says, {"grace_seconds": 60}; 60 where it says nothing."""
+    try:
+        return float(json.loads(text)["grace_seconds"])
+    except (ValueError, KeyError, TypeError):
+        return 60.0
+
+
+class Agent(LocalElasticAgent):
+    """torch's agent, which tells the board of each generation, the other hosts of a failure, and waits for them at the end."""
+
+    def __init__(self, spec: WorkerSpec, rendezvous: PlanRendezvous, board: Board, log_folder: Path) -> None:
+        super().__init__(spec, logs_specs=DefaultLogsSpecs(log_dir=str(log_folder)), shutdown_timeout=KILL_SECONDS)
+        self.rendezvous, self.board = rendezvous, board
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        self.board.begin_generation(self.rendezvous.generation)
+        started: dict[int, Any] = super()._start_workers(worker_group)
+        return started
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        result = super()._monitor_workers(worker_group)
+        if result.state in (WorkerState.FAILED, WorkerState.UNHEALTHY) and self._remaining_restarts == 0:
+            who = self.board.host.name
+            self.rendezvous.end("failed", f"a rank on {who} failed")  # before ours are stopped, which takes seconds
+        return result
+
+    def _exit_barrier(self) -> None:
+        self.rendezvous.wait_for_others(ONE_DAY)
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = KILL_SECONDS) -> None:
+        super()._shutdown(death_sig, min(timeout, KILL_SECONDS))
+
+
+def run_ranks(plan: Plan, host: Host, folder: Path, command: list[str], board: Board, ports: tuple[int, int]) -> Outcome:
+    """Starts the host's ranks and stays until all have ended.
+
+    `command` is what the runner is given; `ports` are the ranks' and the agents'. Ranks inherit this process's
+    environment and folder.
+    """
+    stop = Stop(folder, board)
+    started = time.monotonic()
+
+    def watch() -> None:
+        stop.look(rendezvous)
+        late = [rank.rank for rank in board.status.ranks if rank.state == "starting"]
+        if late and time.monotonic() - started > plan.start_timeout_seconds:
+            rendezvous.end("failed", join_failure(late, host, plan))
+
+    rendezvous = PlanRendezvous(
+        run_id=plan.run, machine_rank=host.machine_rank, num_machines=len(plan.hosts), address=plan.hosts[0].address,
+        ranks_port=ports[0], agents_port=ports[1], start_timeout=plan.start_timeout_seconds,
+        names={other.machine_rank: other.name for other in plan.hosts}, watch=watch,
+    )  # fmt: skip
+    if os.name == "nt":
+        prepare_windows_agent()
+    spec = WorkerSpec(
+        role="default", local_world_size=host.processes, entrypoint=sys.executable,
+        args=("-m", "winfleet.runner", *command), rdzv_handler=rendezvous, max_restarts=plan.max_restarts,
+        monitor_interval=MONITOR_SECONDS,
+    )  # fmt: skip
+    agent = Agent(spec, rendezvous, board, folder / "errors")
+    return judge(agent.run, rendezvous, host, folder, stop)
+
+
+def join_failure(late: list[int], host: Host, plan: Plan) -> str:
+    """The sentence for a start that hangs: which ranks did not join, and what closed port that usually means."""
+    ranks = ", ".join(map(str, late))
+    first = plan.hosts[0]
+    return (
+        f"rank {ranks} on {host.name} did not join within {plan.start_timeout_seconds} s: from {host.name} "
+        f"({host.address}) to {first.name} ({first.address}) port 29500 or the dynamic ports may be closed"
+    )
+
+
+def judge(run: Callable[[], RunResult | None], rendezvous: PlanRendezvous, host: Host, folder: Path, stop: Stop) -> Outcome:
+    """Runs the agent and turns its results and exceptions into an outcome, which the other hosts learn too."""
+    try:
+        result = run()
+    except RunEnded as error:
+        state = str(error.reason.get("state", "failed"))
+        cause = Cause(host=host.name, text=plain(error), time=time.time())
+        return Outcome(state=state, cause=cause)
+    except SignalException as error:
+        text = f"the launcher was ended by {signal.Signals(error.sigval).name}"
+        rendezvous.end("stopped", f"{text} on {host.name}")
+        return Outcome(state="stopped", cause=Cause(host=host.name, text=text, time=time.time()))
+    except (RendezvousError, RuntimeError, OSError) as error:
+        rendezvous.end("failed", plain(error))
+        return Outcome(state="failed", cause=Cause(host=host.name, text=plain(error), time=time.time()))
+    if result is None or not result.is_failed():
+        return Outcome(state="finished" if stop.asked_at is None else "stopped")
+    return failed(list(result.failures.items()), host, folder)
+
+
+def failed(failures: list[tuple[int, ProcessFailure]], host: Host, folder: Path) -> Outcome:
+    """The outcome for ranks that failed: the cause is the first that does not only echo another's end."""
+    causes = [as_cause(rank, failure, host, folder) for rank, failure in failures]
+    first = min(causes, key=lambda cause: (cause.is_echo, cause.time))
+    return Outcome(state="failed", cause=first, exit_codes={rank: failure.exitcode for rank, failure in failures})
+
+
+def as_cause(rank: int, failure: ProcessFailure, host: Host, folder: Path) -> Cause:
+    """What torch's agent knows of a rank that failed, with the last lines of its log."""
+    text = failure.message
+    if isinstance(text, dict):
+        text = text.get("message", "")
+    text = plain(text).strip()
+    if not text or "errors.html" in text:  # torch's own hint, where the rank wrote no exception
+        text = f"ended by {failure.signal_name()}" if failure.exitcode < 0 else "ended without an exception"
+    lines = last_lines(folder / f"rank{rank}.log")
+    return Cause(
+        host=host.name, rank=rank, exit_code=failure.exitcode, text=text, lines=lines, time=float(failure.timestamp)
+    )
+
+
+def last_lines(path: Path, lines: int = MAX_LINES // 2) -> tuple[str, ...]:
+    """The last lines of a log, () where there is none."""
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - 16_384))
+            text = log.read().decode("utf-8", "replace")
+    except OSError:
+        return ()
+    return tuple(plain(line, 500) for line in text.splitlines()[-lines:])

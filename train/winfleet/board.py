@@ -1,0 +1,190 @@
+"""A host's notice board: gathers what its ranks say, writes status.json once a second and serves it over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final
+
+from winfleet.hardware import ProcessUse, gpu_use
+from winfleet.plan import Host, Plan
+from winfleet.status import ENDED, Cause, Event, Rank, Status, known_fields, progress_line, write_atomic
+
+log = logging.getLogger("winfleet")
+
+TICK_SECONDS: Final = 1.0
+CONSOLE_SECONDS: Final = 5.0
+LINGER_SECONDS: Final = 5.0  # the last status stays up for a reader who has asked in the last LINGER_SECONDS
+
+
+class Board:
+    """Everything that shows this host reads what is written here and nothing else."""
+
+    def __init__(self, plan: Plan, host: Host, folder: Path, *, console: bool) -> None:
+        """`folder` is runs/<run>; with `console` progress goes to the log as well, as there is nobody else to show it."""
+        self.plan, self.host, self.folder, self.console = plan, host, folder, console
+        self.status = Status(
+            run=plan.run, host=host.name, machine_rank=host.machine_rank, state="starting",
+            world_size=plan.world_size, nodes=len(plan.hosts), gpus=bool(host.gpus), started=time.time(),
+            launcher_pid=os.getpid(), versions=versions(),
+            ranks=tuple(Rank(rank=host.first_rank + n, local_rank=n) for n in range(host.processes)),
+        )  # fmt: skip
+        self.asked_at = 0.0  # when somebody last read the status over HTTP
+        self._use = ProcessUse()
+        self._said: set[str] = set()
+        self._console_at = 0.0
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._usage = (folder / "usage.jsonl").open("a", encoding="utf-8", buffering=1)
+        self._thread = threading.Thread(target=self._run, daemon=True, name="winfleet-board")
+        self._server: ThreadingHTTPServer | None = None
+
+    def serve(self, port: int) -> None:
+        """Starts to answer GET /status.json on the plan's address. Raises OSError where the port is taken."""
+        board = self
+
+        class Handler(BaseHTTPRequestHandler):
+            timeout = 5
+
+            def do_GET(self) -> None:
+                if self.path != "/status.json":
+                    self.send_error(404)
+                    return
+                board.asked_at = time.monotonic()
+                body = board.status.to_json().encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Reads are not worth a line."""
+
+        ThreadingHTTPServer.allow_reuse_address = os.name != "nt"  # on Windows it would let two servers share a port
+        self._server = ThreadingHTTPServer((self.host.address, port), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True, name="winfleet-http").start()
+
+    def start(self) -> None:
+        """Writes the first status now and the next ones from a thread."""
+        self.tick()
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(TICK_SECONDS):
+            try:
+                self.tick()
+            except OSError as error:  # a full disk must not end the training
+                log.warning("status not written: %s", error)
+
+    def tick(self) -> None:
+        """Looks at the ranks once, writes status.json and a line of usage.jsonl, and says what is new."""
+        with self._lock:
+            ranks = self.read_ranks()
+            state = self.status.state
+            if state == "starting" and any(rank.state == "training" for rank in ranks):
+                state = "running"
+            self.status = dataclasses.replace(self.status, ranks=ranks, state=state, time=time.time())
+            self._say_milestones()
+            write_atomic(self.folder / "status.json", self.status.to_json())
+        use = [{"rank": r.rank, "cpu_percent": r.cpu_percent, "memory_mib": r.memory_mib, "gpu_percent": r.gpu_percent,
+                "gpu_memory_mib": r.gpu_memory_mib} for r in ranks if r.memory_mib is not None]  # fmt: skip
+        if use:
+            self._usage.write(json.dumps({"time": round(time.time(), 3), "ranks": use}) + "\n")
+        if self.console and time.monotonic() - self._console_at >= CONSOLE_SECONDS and self.status.state not in ENDED:
+            self._console_at = time.monotonic()
+            log.info(progress_line([self.status]))
+
+    def read_ranks(self) -> tuple[Rank, ...]:
+        """The ranks of this generation, as they last said, with their use of CPU and GPU."""
+        gpus = gpu_use([rank.local_rank for rank in self.status.ranks] if self.host.gpus else [])
+        return tuple(self._read_rank(rank, gpus) for rank in self.status.ranks)
+
+    def _read_rank(self, rank: Rank, gpus: dict[int, tuple[float, float]]) -> Rank:
+        values: dict[str, Any] = {}
+        with contextlib.suppress(OSError, json.JSONDecodeError):
+            values = json.loads((self.folder / f"rank{rank.rank}.json").read_text("utf-8"))
+        if values.get("generation") != self.status.generation:
+            return dataclasses.replace(rank, state="starting")
+        said = dataclasses.replace(rank, **known_fields(Rank, values))
+        if said.pid is None or said.exit_code is not None:
+            return said
+        cpu, memory = self._use.look(said.pid)
+        gpu, gpu_memory = gpus.get(rank.local_rank, (None, None))
+        return dataclasses.replace(
+            said, cpu_percent=cpu, memory_mib=memory, gpu_percent=gpu, gpu_memory_mib=gpu_memory
+        )
+
+    def _say_milestones(self) -> None:
+        """The guide's log lines, each once a generation, each when it is true."""
+        ranks, plan = self.status.ranks, self.plan
+        joined = [rank for rank in ranks if rank.state != "starting"]
+        for rank in joined:
+            self.say(f"Rank {rank.rank}/{plan.world_size} initialized")
+        if len(joined) == len(ranks):  # a process group stands only once every rank of it is there
+            self.say("All processes joined successfully")
+        if any(rank.state == "training" for rank in ranks):
+            noun = "GPU" if all(host.gpus for host in plan.hosts) else "process"
+            self.say(
+                f"Training started with {count(plan.world_size, noun)} across {count(len(plan.hosts), 'node')}", event=True
+            )
+
+    def say(self, text: str, *, event: bool = False) -> None:
+        """Logs the line once; an event also goes into the status."""
+        if text not in self._said:
+            self._said.add(text)
+            log.info(text)
+            if event:
+                self.status = dataclasses.replace(self.status, events=(*self.status.events, Event(time=time.time(), text=text)))
+
+    def begin_generation(self, generation: int) -> None:
+        """The ranks start anew."""
+        with self._lock:
+            if generation != self.status.generation:
+                self._said.clear()
+                ranks = tuple(Rank(rank=rank.rank, local_rank=rank.local_rank) for rank in self.status.ranks)
+                self.status = dataclasses.replace(self.status, generation=generation, ranks=ranks, state="starting")
+                self.say(f"Restarted: attempt {generation}", event=True)
+
+    def end(self, state: str, cause: Cause | None, exit_codes: dict[int, int]) -> None:
+        """Writes the last status, lets a reader who follows the run see it, and closes."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+        with self._lock:
+            ranks = tuple(
+                dataclasses.replace(rank, state="ended", exit_code=exit_codes.get(rank.rank)) for rank in self.read_ranks()
+            )
+            self.status = dataclasses.replace(self.status, ranks=ranks, state=state, cause=cause, time=time.time())
+            self.say(f"Run {state}", event=True)
+            write_atomic(self.folder / "status.json", self.status.to_json())
+        self._usage.close()
+        ended = time.monotonic()
+        if self._server is not None:
+            if ended - self.asked_at < LINGER_SECONDS:
+                while self.asked_at < ended and time.monotonic() - ended < LINGER_SECONDS:
+                    time.sleep(0.1)
+            self._server.shutdown()
+            self._server.server_close()
+
+
+def count(number: int, noun: str) -> str:
+    """1 process, 2 processes, 8 GPUs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def versions() -> dict[str, str]:
+    """Python, platform, and the packages that a run depends on, without importing them."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in ("torch", "accelerate", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

@@ -1,0 +1,90 @@
+"""What a host has and how busy it is: GPUs by NVML, processes by psutil."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+import psutil
+import pynvml
+
+MIB: Final = 2**20
+
+
+@contextlib.contextmanager
+def _nvml() -> Iterator[bool]:
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # no driver, or no GPU
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def gpu_names() -> tuple[str, ...]:
+    """Names of this host's NVIDIA GPUs in PCI order, those that CUDA_VISIBLE_DEVICES hides left out; () without any."""
+    with _nvml() as there:
+        if not there:
+            return ()
+        names = [str(pynvml.nvmlDeviceGetName(_handle(index))) for index in range(pynvml.nvmlDeviceGetCount())]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return tuple(names)
+    return tuple(names[int(index)] for index in visible.split(",") if index.strip().isdigit() and int(index) < len(names))
+
+
+def _handle(index: int) -> object:
+    return pynvml.nvmlDeviceGetHandleByIndex(index)
+
+
+def gpu_use(indices: list[int]) -> dict[int, tuple[float, float]]:
+    """GPU index -> (use in percent, memory used in MiB), for those that NVML can tell."""
+    found: dict[int, tuple[float, float]] = {}
+    if not indices:
+        return found
+    with _nvml() as there:
+        for index in indices if there else []:
+            with contextlib.suppress(pynvml.NVMLError):
+                use = float(pynvml.nvmlDeviceGetUtilizationRates(_handle(index)).gpu)
+                found[index] = use, pynvml.nvmlDeviceGetMemoryInfo(_handle(index)).used / MIB
+    return found
+
+
+class ProcessUse:
+    """CPU use of processes since the last look: psutil needs two looks at the same object."""
+
+    def __init__(self) -> None:
+        self._processes: dict[int, psutil.Process] = {}
+
+    def look(self, pid: int) -> tuple[float | None, float | None]:
+        """(percent of one core, resident memory in MiB); (None, None) for a process that is gone."""
+        try:
+            if pid not in self._processes:
+                self._processes[pid] = psutil.Process(pid)
+                self._processes[pid].cpu_percent()
+                return None, self._processes[pid].memory_info().rss / MIB
+            process = self._processes[pid]
+            return process.cpu_percent(), process.memory_info().rss / MIB
+        except psutil.Error:
+            return None, None
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def owner_of_port(address: str, port: int) -> str:
+    """Who listens there: "name (pid N)", or "an unknown process" where the system does not tell."""
+    with contextlib.suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                if connection.laddr.ip in (address, "0.0.0.0", "::"):  # noqa: S104 (compared, not bound)
+                    return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    return "an unknown process"

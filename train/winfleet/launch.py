@@ -1,0 +1,256 @@
+"""The launcher: starts a host's ranks from the plan, or, alone on one host, from what it finds there.
+
+    python -m winfleet.launch --auto [--processes N] -- train.py --config configs/train_config.yaml
+    python -m winfleet.launch --plan runs/RUN/plan.json --machine-rank 1 [--detach]
+
+Exit status: 0 finished, 1 failed, 2 nothing was started, 3 stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from winfleet.board import Board
+from winfleet.hardware import gpu_names, owner_of_port, usable_cores
+from winfleet.plan import AGENTS_PORT, HOST_NAME, RANKS_PORT, STATUS_PORT, Host, Plan, PlanError, choose_backend
+from winfleet.status import ENDED, StatusError, describe_failure, parse
+
+log = logging.getLogger("winfleet")
+
+EXIT_CODES: Final = {"finished": 0, "failed": 1, "stopped": 3}
+DETACH_SECONDS: Final = 20.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ports:
+    """Where this host's part of the run listens or connects."""
+
+    ranks: int = RANKS_PORT
+    agents: int = AGENTS_PORT
+    status: int = STATUS_PORT
+
+
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line; argparse ends the program with status 2 where it is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m winfleet.launch", description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--auto", action="store_true", help="this host alone, as many processes as it has GPUs")
+    parser.add_argument("--processes", type=int, default=0, help="with --auto: how many (default: its GPUs, else 1)")
+    parser.add_argument("--restarts", type=int, default=0, help="with --auto: new attempts after a rank has failed")
+    parser.add_argument("--plan", type=Path, help="plan.json; its folder is the run's folder")
+    parser.add_argument("--machine-rank", type=int, help="with --plan: which of its hosts this one is")
+    parser.add_argument("--detach", action="store_true", help="with --plan: return once the launcher has started")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="with --auto: -- script.py args, or -- -m module args")
+    found = parser.parse_args(words)
+    found.command = found.command[1:] if found.command[:1] == ["--"] else found.command
+    if found.auto == bool(found.plan):
+        parser.error("give either --auto or --plan")
+    if found.auto and not found.command:
+        parser.error("no command\nhint: python -m winfleet.launch --auto -- train.py")
+    if found.plan and found.machine_rank is None:
+        parser.error("--plan needs --machine-rank")
+    if found.processes < 0 or found.restarts < 0:
+        parser.error(f"--processes {found.processes} --restarts {found.restarts}: give numbers from 0 on")
+    return found
+
+
+def plan_for_this_host(command: Sequence[str], processes: int, restarts: int) -> Plan:
+    """--auto's plan. Raises PlanError where the script is not there."""
+    if command[0] != "-m" and not Path(command[0]).is_file():
+        raise PlanError(f"no script {command[0]} in {Path.cwd()}\nhint: give its path, or -m for a module")
+    gpus = gpu_names()
+    name = socket.gethostname()
+    host = Host(
+        name=name if HOST_NAME.fullmatch(name) else "localhost", address="127.0.0.1", machine_rank=0, first_rank=0,
+        processes=processes or len(gpus) or 1, gpus=gpus, os="Windows" if os.name == "nt" else "Linux",
+    )  # fmt: skip
+    return Plan(
+        run=time.strftime("%Y%m%d-%H%M%S"), command=tuple(command), hosts=(host,), max_restarts=restarts,
+        backend=choose_backend([host]),
+    )  # fmt: skip
+
+
+def free_ports(address: str) -> Ports:
+    """The usual ports where they are free, others where a second run on this host has them."""
+    found: list[int] = []
+    with contextlib.ExitStack() as sockets:
+        for port in (RANKS_PORT, AGENTS_PORT, STATUS_PORT):
+            bound = sockets.enter_context(socket.socket())
+            try:
+                bound.bind((address, port))
+            except OSError:
+                bound.bind((address, 0))
+            found.append(bound.getsockname()[1])
+    return Ports(ranks=found[0], agents=found[1], status=found[2])
+
+
+def check_ports(host: Host, ports: Ports) -> None:
+    """Raises PlanError naming who holds a port that this host is to listen on."""
+    needed = [ports.status, *([ports.ranks, ports.agents] if host.machine_rank == 0 else [])]
+    for port in needed:
+        with socket.socket() as probe:
+            if os.name != "nt":  # connections of an earlier run that still fade away are no one's
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host.address, port))
+            except OSError as error:
+                raise PlanError(
+                    f"{host.name}: port {port} on {host.address} cannot be had: {error.strerror}; "
+                    f"it belongs to {owner_of_port(host.address, port)}\nhint: end that process, or wait for its end"
+                ) from None
+
+
+def prepare_work(plan: Plan, run_folder: Path) -> Path:
+    """Copies the code to runs/<run>/work, where the command runs and writes, with `data` in it if the code has none.
+
+    The copy keeps code/<digest> as it came. A second start of the same run finds its outputs and checkpoints there.
+    """
+    work, home = run_folder / "work", run_folder.parent.parent
+    work.mkdir(exist_ok=True)
+    if plan.code is not None:
+        shutil.copytree(home / "code" / plan.code, work, dirs_exist_ok=True)
+    if plan.data is not None and not (work / "data").exists():
+        link_folder(home / "data" / plan.data, work / "data")
+    if plan.config is not None:
+        (run_folder / "config.yaml").write_text(plan.config, encoding="utf-8")
+    return work
+
+
+def link_folder(target: Path, link: Path) -> None:
+    """A symbolic link; on Windows a junction, which needs no right of its own."""
+    if sys.platform == "win32":
+        import _winapi
+
+        _winapi.CreateJunction(str(target), str(link))
+    else:
+        link.unlink(missing_ok=True)  # one that points to data since pruned
+        link.symlink_to(target, target_is_directory=True)
+
+
+def fill_in(command: Sequence[str], plan: Plan, run_folder: Path) -> list[str]:
+    """The command with {data}, {config} and {run} replaced by paths on this host; other braces stay as they are."""
+    data = "" if plan.data is None else str(run_folder.parent.parent / "data" / plan.data)
+    values = {"{data}": data, "{config}": str(run_folder / "config.yaml"), "{run}": str(run_folder)}
+    words = list(command)
+    for name, value in values.items():
+        words = [word.replace(name, value) for word in words]
+    return words
+
+
+def prepare_environment(plan: Plan, host: Host, folder: Path, *, console: bool) -> None:
+    """Sets what every rank inherits. What the user has set already stands."""
+    os.environ.update({
+        "WINFLEET_RUN": plan.run, "WINFLEET_RUN_FOLDER": str(folder.resolve()), "WINFLEET_ADDRESS": host.address,
+        "WINFLEET_BACKEND": plan.backend, "WINFLEET_LOG": "console" if console else "file",
+    })  # fmt: skip
+    package = str(Path(__file__).resolve().parent.parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ.update(plan.variables.get(host.name, {}))
+    os.environ.setdefault("PYTHONUTF8", "1")  # else output in a pipe or file has Windows' ANSI code page
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // host.processes)))
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # NVML's order, so that its index is local_rank
+    if not host.gpus:
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # a bare Accelerator() stays alone without
+    if plan.mixed_precision != "no":
+        os.environ.setdefault("ACCELERATE_MIXED_PRECISION", plan.mixed_precision)
+    if plan.backend == "nccl" and host.adapter:
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", host.adapter)
+
+
+def take_secrets(folder: Path) -> None:
+    """Reads runs/<run>/secrets.json into the environment and deletes it."""
+    path = folder / "secrets.json"
+    if path.exists():
+        secrets = json.loads(path.read_text("utf-8"))
+        path.unlink()
+        os.environ.update({str(name): str(value) for name, value in secrets.items()})
+
+
+def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool) -> str:
+    """Runs this host's part of the plan to its end and returns its state. Raises PlanError before anything is started."""
+    check_ports(host, ports)
+    for stale in [folder / "stop", folder / "stop_at", *folder.glob("rank*.json")]:
+        stale.unlink(missing_ok=True)
+    board = Board(plan, host, folder, console=console)
+    board.serve(ports.status)
+    board.say("Initializing distributed training...")
+    board.start()
+    outcome = None
+    try:
+        prepare_environment(plan, host, folder, console=console)
+        take_secrets(folder)
+        if not console:
+            os.chdir(prepare_work(plan, folder))
+        from winfleet.agent import Outcome, run_ranks  # torch: seconds, in which the status is there already
+
+        outcome = run_ranks(plan, host, folder, fill_in(plan.command, plan, folder), board, (ports.ranks, ports.agents))
+    finally:
+        if outcome is None:
+            board.end("failed", None, {})
+    if outcome.cause is not None:
+        log.error("%s", describe_failure(outcome.cause))
+    board.end(outcome.state, outcome.cause, outcome.exit_codes)
+    assert isinstance(outcome, Outcome)
+    return outcome.state
+
+
+def detach(plan_file: Path, machine_rank: int) -> int:
+    """Starts the launcher in a session of its own, so that it outlives whoever started it; returns an exit status."""
+    folder = plan_file.parent
+    before = time.time()
+    command = [sys.executable, "-m", "winfleet.launch", "--plan", str(plan_file), "--machine-rank", str(machine_rank)]
+    with (folder / "launcher.log").open("ab") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
+        )  # fmt: skip
+    while time.time() - before < DETACH_SECONDS:
+        with contextlib.suppress(OSError, StatusError):
+            status = parse((folder / "status.json").read_text("utf-8"))
+            if status.launcher_pid == process.pid and (status.state not in ENDED or process.poll() is not None):
+                return 0
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    print((folder / "launcher.log").read_text("utf-8", "replace")[-2_000:], file=sys.stderr)
+    return 2
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    found = arguments(words)
+    logging.basicConfig(format="%(asctime)s [%(levelname)s] %(message)s", datefmt="%H:%M:%S")
+    log.setLevel(logging.INFO)
+    try:
+        if found.plan and found.detach:
+            return detach(found.plan.resolve(), found.machine_rank)
+        if found.plan:
+            plan = Plan.load(found.plan)
+            host, folder, ports = plan.host(found.machine_rank), found.plan.resolve().parent, Ports()
+        else:
+            plan = plan_for_this_host(found.command, found.processes, found.restarts)
+            host, ports = plan.host(0), free_ports(plan.host(0).address)
+            folder = Path("logs", plan.run, host.name)
+            folder.mkdir(parents=True)
+            (folder.parent / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+        return EXIT_CODES[launch(plan, host, folder, ports, console=found.auto)]
+    except PlanError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

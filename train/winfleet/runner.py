@@ -1,0 +1,343 @@
+"""Prepares one rank's process, then runs the user's script in it as `python script.py` would.
+
+The script need not know winfleet: the runner gives gloo its device by the plan's address, counts optimizer steps, notes
+losses, passes on what the script logs through Accelerate, and turns a request to stop into a checkpoint and a clean exit.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ctypes
+import json
+import os
+import runpy
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any, Final
+
+import torch
+import torch.distributed as dist
+import wrapt
+from torch.distributed.elastic.multiprocessing.errors import record
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.data.dataloader import _BaseDataLoaderIter
+
+from winfleet.status import stop_step, write_atomic
+
+WRITE_SECONDS: Final = 0.5
+RATE_SECONDS: Final = 10.0  # samples/s is the mean over this window
+STEP_KEYS: Final = ("max_steps", "total_steps", "max_train_steps", "num_training_steps")
+PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+
+
+class Meter:
+    """What this rank has done so far; a thread writes it to rank<r>.json for the launcher, twice a second."""
+
+    def __init__(self, folder: Path | None) -> None:
+        environ = os.environ
+        self.rank, self.folder = int(environ.get("RANK", "0")), folder
+        self.values: dict[str, Any] = {
+            "rank": self.rank, "local_rank": int(environ.get("LOCAL_RANK", "0")), "pid": os.getpid(),
+            "generation": int(environ.get("WINFLEET_GENERATION", "1")), "state": "starting",
+            "count": 0, "step": 0, "steps": None, "loss": None, "samples_per_second": None, "stopped": False,
+        }  # fmt: skip
+        self.count = 0  # optimizer steps of this process; `step` adds what the script says it had done before
+        self._offset = 0
+        self._losses: list[torch.Tensor] = []  # of the micro-batches since the last step
+        self._last: list[torch.Tensor] = []  # of those before it
+        self._samples, self._pending = 0, 0
+        self._window: collections.deque[tuple[float, int]] = collections.deque()
+        self._optimizer: int | None = None
+        self._written_at = 0.0
+        self._metrics: IO[str] | None = None
+        if folder is not None:
+            self._metrics = (folder / f"metrics-rank{self.rank}.jsonl").open("a", encoding="utf-8", buffering=1)
+            threading.Thread(target=self._beat, daemon=True, name="winfleet-beat").start()
+
+    def _beat(self) -> None:
+        while True:
+            self.write()
+            time.sleep(WRITE_SECONDS)
+
+    def write(self) -> None:
+        """Writes rank<r>.json now."""
+        if self.folder is not None:
+            write_atomic(self.folder / f"rank{self.rank}.json", json.dumps({**self.values, "beat": time.time()}))
+
+    def joined(self) -> None:
+        """The rank's process group stands."""
+        if self.values["state"] == "starting":
+            self.values["state"] = "joined"
+            self.write()
+
+    def batch(self, size: int) -> None:
+        """A batch of `size` samples was drawn; it counts once it is trained on."""
+        self._pending = size
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """A backward pass begins. The last one before the optimizer's step is not told apart: micro-batches add up."""
+        if loss.numel() == 1:
+            self._losses.append(loss.detach())
+        self._samples += self._pending
+        self._pending = 0
+        if self.values["state"] != "training":
+            self.values["state"] = "training"
+            self.write()
+
+    def between_steps(self) -> bool:
+        """Whether no micro-batch of the next step was trained on yet."""
+        return not self._losses
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimizer has stepped. Of several optimizers the first one's steps are the script's."""
+        self._optimizer = self._optimizer or id(optimizer)
+        if id(optimizer) != self._optimizer:
+            return
+        self.count += 1
+        now = time.time()
+        self._window.append((now, self._samples))
+        while now - self._window[0][0] > RATE_SECONDS:
+            self._window.popleft()
+        if now - self._written_at >= WRITE_SECONDS or self.count == 1:
+            self._written_at = now
+            self._note_step(now, self._losses)
+        self._last, self._losses = self._losses, []
+        self.values.update(count=self.count, step=self.count + self._offset)
+
+    def finish(self) -> None:
+        """The script has ended, well or not: the last step is noted too."""
+        if self._last and self._window:
+            self._note_step(self._window[-1][0], self._last)
+        self.values["state"] = "ended"
+        self.write()
+
+    def _note_step(self, now: float, losses: list[torch.Tensor]) -> None:
+        (begin, before), (end, after) = self._window[0], self._window[-1]
+        rate = round((after - before) / (end - begin), 2) if end > begin and after > before else None
+        loss = float(torch.stack([loss.float().cpu() for loss in losses]).mean()) if losses else None
+        self.values.update(step=self.count + self._offset, loss=loss, samples_per_second=rate, step_time=now)
+        self._append({"step": self.values["step"], "loss": loss, "samples_per_second": rate})
+
+    def logged(self, values: Mapping[str, Any], step: int | None) -> None:
+        """The script logged `values` through Accelerate; its own step corrects ours, which began at 0 after a resume."""
+        if step is not None:
+            self._offset = int(step) - self.count
+            self.values["step"] = int(step)
+        numbers = {str(name): float(value) for name, value in values.items() if isinstance(value, int | float)}
+        self._append({"step": self.values["step"], "logged": numbers})
+
+    def configured(self, config: Mapping[str, Any]) -> None:
+        """The script told its trackers a configuration, from which the number of steps may be had."""
+        for name in STEP_KEYS:
+            if isinstance(config.get(name), int) and config[name] > 0:
+                self.values["steps"] = config[name]
+                return
+
+    def _append(self, values: Mapping[str, Any]) -> None:
+        if self._metrics is not None:
+            line = {"time": round(time.time(), 3), "generation": self.values["generation"], **values}
+            self._metrics.write(json.dumps(line) + "\n")
+
+
+class Stopper:
+    """Ends this rank after the step that the launcher names: all ranks then stand at the same place."""
+
+    def __init__(self, meter: Meter, folder: Path | None) -> None:
+        self.meter = meter
+        self.request = None if folder is None else folder / "stop_at"
+        self.accelerators: list[Any] = []
+        self.checkpoints = Path("output", "checkpoints")  # beside the script's own, once it saves one
+        self._asked = False
+
+    def look(self) -> None:
+        """Called as a step's first backward pass begins. Raises SystemExit(0) out of it when it is time."""
+        if self._asked or self.request is None:
+            return
+        step = stop_step(self.request)
+        if step is None or self.meter.count < step:
+            return
+        self._asked = True
+        print(f"winfleet: asked to stop after step {self.meter.values['step']}", flush=True)
+        for accelerator in self.accelerators[:1]:
+            self._save(accelerator)
+        self.meter.values["stopped"] = True
+        self.meter.write()
+        raise SystemExit(0)
+
+    def _save(self, accelerator: Any) -> None:
+        if accelerator.project_configuration.automatic_checkpoint_naming:
+            accelerator.save_state()
+        else:
+            accelerator.save_state(str(self.checkpoints / f"step_{self.meter.values['step']:06d}"))
+        accelerator.wait_for_everyone()
+
+
+def die_with_launcher() -> None:
+    """Linux: this process ends when the launcher ends, however it ends. On Windows the launcher's job object does it."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before we had asked
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def redirect_output(folder: Path) -> None:
+    """Sends all output of this process and its children to rank<r>.log."""
+    log = os.open(folder / f"rank{os.environ['RANK']}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(log)
+
+
+def bind_gloo(address: str) -> None:
+    """gloo listens on `address` and nowhere else.
+
+    By itself it takes the address that the host's name resolves to, or an adapter by name, which fails on Windows where
+    the name is not ASCII. torch 2.13 passes no options on to gloo, so its class is replaced by one that makes the device.
+    """
+
+    class PlannedGloo(dist.ProcessGroupGloo):  # type: ignore[misc]
+        def __init__(self, store: Any, rank: int, size: int, timeout: Any = None) -> None:
+            options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
+            options._devices = [dist.ProcessGroupGloo.create_device(hostname=address)]
+            if timeout is not None:
+                options._timeout = timeout
+            super().__init__(store, rank, size, options)
+
+    dist.distributed_c10d.ProcessGroupGloo = PlannedGloo  # type: ignore[misc]
+
+
+def force_backend(backend: str, meter: Meter) -> None:
+    """Where the plan says gloo the script's process groups use it, whatever it or Accelerate asks for; notes the joining."""
+    original = dist.init_process_group
+
+    def init_process_group(asked: str | None = None, *args: Any, **kwargs: Any) -> None:
+        asked = kwargs.pop("backend", asked)
+        if backend == "gloo" and (asked is None or "nccl" in asked):
+            asked = "gloo"
+        original(asked, *args, **kwargs)
+        meter.joined()
+
+    if backend == "gloo":
+        os.environ.setdefault("NCCL_P2P_DISABLE", "1")  # Accelerate refuses some GPUs without, although NCCL is not used
+        os.environ.setdefault("NCCL_IB_DISABLE", "1")
+    for module in (dist, dist.distributed_c10d):
+        module.init_process_group = init_process_group
+
+
+def watch_torch(meter: Meter, stopper: Stopper) -> None:
+    """Counts batches, backward passes and optimizer steps of plain torch."""
+    backward = torch.Tensor.backward
+
+    def watched_backward(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not stopper.accelerators:
+            if meter.between_steps():
+                stopper.look()
+            meter.backward(self)
+        return backward(self, *args, **kwargs)
+
+    torch.Tensor.backward = watched_backward  # type: ignore[method-assign]
+    register_optimizer_step_post_hook(lambda optimizer, _args, _kwargs: meter.step(optimizer))
+
+    following = _BaseDataLoaderIter.__next__
+
+    def watched_next(self: Any) -> Any:
+        batch = following(self)
+        meter.batch(batch_size(batch))
+        return batch
+
+    _BaseDataLoaderIter.__next__ = watched_next  # type: ignore[method-assign]
+
+
+def watch_accelerate(meter: Meter, stopper: Stopper) -> None:
+    """Once the script imports Accelerate: losses before they are divided, what it logs, and where it saves."""
+
+    def after(method: Callable[..., Any], note: Callable[..., None]) -> Callable[..., Any]:
+        def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+            result = method(self, *args, **kwargs)
+            with contextlib.suppress(Exception):  # a note must never end a training
+                note(self, *args, **kwargs)
+            return result
+
+        return wrapper
+
+    def hook(module: Any) -> None:
+        accelerator = module.Accelerator
+        plain_backward = accelerator.backward
+
+        def watched_backward(self: Any, loss: torch.Tensor, **kwargs: Any) -> None:
+            if meter.between_steps():
+                stopper.look()
+            meter.backward(loss)
+            plain_backward(self, loss, **kwargs)
+
+        def saved(_: Any, output_dir: str | None = None, **_kwargs: Any) -> None:
+            if output_dir is not None:
+                stopper.checkpoints = Path(output_dir).parent
+
+        accelerator.backward = watched_backward
+        accelerator.__init__ = after(accelerator.__init__, lambda self, **_: stopper.accelerators.append(self))
+        accelerator.log = after(accelerator.log, lambda _, values, step=None, **__: meter.logged(values, step))
+        accelerator.init_trackers = after(
+            accelerator.init_trackers, lambda _, __=None, config=None, **___: meter.configured(config or {})
+        )
+        accelerator.save_state = after(accelerator.save_state, saved)
+
+    wrapt.register_post_import_hook(hook, "accelerate.accelerator")
+
+
+def batch_size(batch: Any) -> int:
+    """Length of the first dimension of the first tensor found in a batch; 0 where there is none."""
+    if isinstance(batch, torch.Tensor):
+        return int(batch.shape[0]) if batch.ndim else 1
+    if isinstance(batch, Mapping):
+        batch = list(batch.values())
+    if isinstance(batch, list | tuple):
+        return next((size for size in map(batch_size, batch) if size), 0)
+    return 0
+
+
+def run_command(command: list[str]) -> None:
+    """Runs `script.py args…` or `-m package.module args…` as __main__ of this process.
+
+    By runpy and not by exec(): DataLoader workers that are started by spawn find the script's classes by its path.
+    """
+    if command[0] == "-m":
+        sys.argv = command[1:]
+        sys.path[0] = os.getcwd()
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = command
+        sys.path[0] = str(Path(command[0]).resolve().parent)
+        runpy.run_path(command[0], run_name="__main__")
+
+
+@record  # writes an exception where torch's agent looks for it
+def main() -> None:
+    """`python -m winfleet.runner [-m] script args…`, started by the launcher, or by torchrun by hand."""
+    die_with_launcher()
+    folder = Path(os.environ["WINFLEET_RUN_FOLDER"]) if "WINFLEET_RUN_FOLDER" in os.environ else None
+    if folder is not None and os.environ.get("WINFLEET_LOG") == "file":
+        redirect_output(folder)
+    meter = Meter(folder)
+    stopper = Stopper(meter, folder)
+    if address := os.environ.get("WINFLEET_ADDRESS"):
+        bind_gloo(address)
+    force_backend(os.environ.get("WINFLEET_BACKEND", "gloo" if os.name == "nt" else ""), meter)
+    watch_torch(meter, stopper)
+    watch_accelerate(meter, stopper)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        meter.joined()
+    try:
+        run_command(sys.argv[1:])
+    finally:
+        meter.finish()
+
+
+if __name__ == "__main__":
+    main()

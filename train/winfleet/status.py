@@ -1,0 +1,298 @@
+"""The status of a run: what launchers and ranks write, and how it is read, summed up and shown.
+
+A status file comes from another machine: it is read as data, with types checked, texts cut and control characters removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import time
+import unicodedata
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from winfleet.plan import STATUS_PORT
+
+STATES: Final = ("starting", "running", "finished", "failed", "stopped", "lost")
+ENDED: Final = ("finished", "failed", "stopped", "lost")
+SILENT_SECONDS: Final = 15.0  # a launcher writes every second; after this without a word it is lost
+MAX_BYTES: Final = 1_000_000
+MAX_TEXT: Final = 2_000
+MAX_LINES: Final = 40
+# A rank that ends because another one did says one of these; it is never the first failure while others say more.
+ECHOES: Final = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "DistNetworkError", "SIGTERM")
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replaces the file in one step, so that a reader sees the old text or the new one.
+
+    Virus scanners and indexers on Windows hold files open for moments (WinError 5 and 32), hence the retries.
+    Raises OSError where it still fails.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    for attempt in range(20):
+        try:
+            os.replace(temporary, path)
+            return
+        except PermissionError:
+            if os.name != "nt" or attempt == 19:
+                raise
+            time.sleep(0.05)
+
+
+def stop_step(path: Path) -> int | None:
+    """The optimizer step after which a rank is to stop, None where nobody asked (or asked with what is no number)."""
+    if not path.exists():
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        return int(path.read_text("utf-8"))
+    return None
+
+
+def plain(value: object, limit: int = MAX_TEXT) -> str:
+    """The text without control characters (a tab becomes a space), cut to `limit`."""
+    text = str(value)[:limit].replace("\t", "    ")
+    return "".join(char for char in text if unicodedata.category(char)[0] != "C" or char == "\n")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rank:
+    """One rank as its launcher sees it. Rates are this rank's own; percent of one core (CPU) or of the GPU; MiB."""
+
+    rank: int
+    local_rank: int = 0
+    pid: int | None = None
+    state: str = "starting"  # starting, joined, training, ended
+    count: int = 0  # optimizer steps of this process
+    step: int = 0  # as the script counts
+    steps: int | None = None
+    loss: float | None = None
+    samples_per_second: float | None = None
+    stopped: bool = False
+    cpu_percent: float | None = None
+    memory_mib: float | None = None
+    gpu_percent: float | None = None
+    gpu_memory_mib: float | None = None
+    beat: float | None = None  # unix seconds
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cause:
+    """Why a rank, or a whole host, failed."""
+
+    host: str
+    text: str  # the exception, or a sentence
+    rank: int | None = None
+    exit_code: int | None = None
+    lines: tuple[str, ...] = ()  # the last ones of the rank's log
+    time: float = 0.0  # unix seconds, by the host's own clock
+
+    @property
+    def is_echo(self) -> bool:
+        """Whether it only says that another rank or host has ended."""
+        return self.rank is None or any(echo in self.text for echo in ECHOES)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """Something worth a line in the report."""
+
+    time: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """status.json of one host."""
+
+    run: str
+    host: str
+    machine_rank: int
+    state: str
+    world_size: int
+    nodes: int
+    gpus: bool = False
+    generation: int = 1
+    time: float = 0.0
+    started: float = 0.0
+    launcher_pid: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    ranks: tuple[Rank, ...] = ()
+    cause: Cause | None = None
+    events: tuple[Event, ...] = ()
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+
+
+class StatusError(ValueError):
+    """A status that cannot be read."""
+
+
+def known_fields(cls: type, values: object) -> dict[str, Any]:
+    """Those members of a JSON object that the dataclass has, if their types are right. Wrong ones are left out."""
+    if not isinstance(values, dict):
+        raise StatusError(f"expected an object, got {type(values).__name__}")
+    kept: dict[str, Any] = {}
+    for spec in dataclasses.fields(cls):
+        value, kind = values.get(spec.name), str(spec.type)
+        if kind.startswith("str") and isinstance(value, str):
+            kept[spec.name] = plain(value)
+        elif kind.startswith("bool") and isinstance(value, bool):
+            kept[spec.name] = value
+        elif isinstance(value, bool):
+            continue
+        elif kind.startswith("int") and isinstance(value, int) and abs(value) < 2**63:
+            kept[spec.name] = value
+        elif kind.startswith("float") and isinstance(value, int | float) and math.isfinite(value):
+            kept[spec.name] = float(value)
+    return kept
+
+
+def _objects(values: Mapping[str, Any], name: str, limit: int = 1024) -> list[Any]:
+    found = values.get(name)
+    return [value for value in found[:limit] if isinstance(value, dict)] if isinstance(found, list) else []
+
+
+def parse(text: str | bytes) -> Status:
+    """Reads status.json. Raises StatusError where it is too big, no JSON, or lacks what every status has."""
+    if len(text) > MAX_BYTES:
+        raise StatusError(f"a status of {len(text)} bytes")
+    try:
+        values = json.loads(text)
+        kept = known_fields(Status, values)
+        ranks = tuple(Rank(**known_fields(Rank, rank)) for rank in _objects(values, "ranks"))
+        events = tuple(Event(**known_fields(Event, event)) for event in _objects(values, "events"))
+        versions = values.get("versions")
+        named = versions.items() if isinstance(versions, dict) else ()
+        kept["versions"] = {plain(name, 40): plain(value, 100) for name, value in list(named)[:40]}
+        cause = _cause(values["cause"]) if isinstance(values.get("cause"), dict) else None
+        status = Status(**{**kept, "ranks": ranks, "events": events, "cause": cause})
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, RecursionError) as error:
+        raise StatusError(f"a status that cannot be read: {plain(error, 200)}") from None
+    if status.state not in STATES:
+        raise StatusError(f"a status with the unknown state {status.state!r}")
+    return status
+
+
+def _cause(values: Mapping[str, Any]) -> Cause:
+    lines = values.get("lines")
+    kept = [plain(line, 500) for line in lines[-MAX_LINES:]] if isinstance(lines, list) else []
+    return Cause(**{**known_fields(Cause, values), "lines": tuple(kept)})
+
+
+def fetch(address: str, port: int = STATUS_PORT, timeout: float = 2.0) -> Status:
+    """Asks a launcher (seconds). Raises OSError where none answers, StatusError where what answers is no status."""
+    request = urllib.request.Request(f"http://{address}:{port}/status.json")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy: it is our own network
+    try:
+        with opener.open(request, timeout=timeout) as answer:
+            return parse(answer.read(MAX_BYTES + 1))
+    except urllib.error.HTTPError as error:
+        raise StatusError(f"{address}:{port} answered {error.code}: no winfleet launcher") from None
+    except urllib.error.URLError as error:
+        raise OSError(str(error.reason)) from None
+    except (ValueError, OSError) as error:
+        if isinstance(error, OSError | StatusError):
+            raise
+        raise StatusError(f"{address}:{port}: {plain(error, 200)}") from None
+
+
+def overall_state(statuses: Sequence[Status]) -> str:
+    """failed, lost or stopped if one host is; running while one still runs; starting until all run; else finished."""
+    states = {status.state for status in statuses}
+    for state in ("failed", "lost", "stopped"):
+        if state in states and states <= set(ENDED):
+            return state
+    if "failed" in states:
+        return "failed"
+    return next((state for state in ("starting", "running") if state in states), "finished")
+
+
+def first_failure(statuses: Sequence[Status]) -> Cause | None:
+    """The failure that the others followed from: not an echo if there is one that is not, then the earliest."""
+    causes = [status.cause for status in statuses if status.cause is not None]
+    return min(causes, key=lambda cause: (cause.is_echo, cause.time), default=None)
+
+
+def describe_failure(cause: Cause) -> str:
+    """The failure in words: host, rank, exit code, exception, and the last lines of its log."""
+    who = cause.host if cause.rank is None else f"rank {cause.rank} on {cause.host}"
+    code = "" if cause.exit_code is None else f" (exit code {cause.exit_code})"
+    tail = "".join(f"\n  | {line}" for line in cause.lines)
+    return f"{who} failed{code}: {cause.text}{tail}"
+
+
+def duration(seconds: float) -> str:
+    """0:42, 12:05 or 3:07:10."""
+    minutes, seconds = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def progress_line(statuses: Sequence[Status]) -> str:
+    """One line: step of steps, loss (mean of the ranks), samples/s (sum), time left, ranks up."""
+    ranks = [rank for status in statuses for rank in status.ranks]
+    world_size = max((status.world_size for status in statuses), default=0)
+    up = sum(rank.state in ("joined", "training") for rank in ranks)
+    training = [rank for rank in ranks if rank.state in ("training", "ended") and rank.step]
+    ready = f"{up}/{world_size} ranks up"
+    if not training:
+        return f"{overall_state(statuses)} · {ready}"
+    step, steps = min(rank.step for rank in training), training[0].steps
+    loss = _mean([rank.loss for rank in training if rank.loss is not None])
+    rate = sum(rank.samples_per_second or 0.0 for rank in training)
+    parts = [f"step {step}/{steps}" if steps else f"step {step}"]
+    parts += [f"loss {loss:.3f}"] if loss is not None else []
+    parts += [f"{rate:.1f} samples/s"] if rate else []
+    left = time_left(statuses)
+    parts += [f"{duration(left)} left"] if left is not None else []
+    return " · ".join([*parts, ready])
+
+
+def time_left(statuses: Sequence[Status]) -> float | None:
+    """Seconds to the last step at the mean pace since the first one; None where the script did not tell its steps."""
+    paced = [
+        (rank, status.time - first)
+        for status in statuses
+        for rank in status.ranks
+        for first in [next((e.time for e in status.events if e.text.startswith("Training started")), None)]
+        if first is not None and rank.steps and rank.count > 1
+    ]
+    if not paced:
+        return None
+    return max((rank.steps - rank.step) * seconds / rank.count for rank, seconds in paced if rank.steps)
+
+
+def table(statuses: Sequence[Status], now: float | None = None) -> str:
+    """All ranks of a run, one a line, under a heading; for a terminal or a log file."""
+    now = time.time() if now is None else now
+    rows = [("rank", "host", "state", "step", "loss", "samples/s", "CPU %", "GPU %", "memory MiB", "pid", "beat")]
+    for status in sorted(statuses, key=lambda status: status.machine_rank):
+        for rank in status.ranks:
+            step = f"{rank.step}/{rank.steps}" if rank.steps else str(rank.step)
+            beat = "-" if rank.beat is None else f"{max(0.0, now - rank.beat):.0f} s ago"
+            shown = status.state if status.state in ENDED else rank.state
+            numbers = (_show(rank.loss, 3), _show(rank.samples_per_second, 1), _show(rank.cpu_percent, 0),
+                       _show(rank.gpu_percent, 0), _show(rank.gpu_memory_mib or rank.memory_mib, 0))  # fmt: skip
+            rows.append((str(rank.rank), status.host, shown, step, *numbers, str(rank.pid or "-"), beat))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _show(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
