@@ -44,7 +44,7 @@ class Meter:
         self.values: dict[str, Any] = {
             "rank": self.rank, "local_rank": int(environ.get("LOCAL_RANK", "0")), "pid": os.getpid(),
             "generation": int(environ.get("WINFLEET_GENERATION", "1")), "state": "starting",
-            "count": 0, "step": 0, "steps": None, "loss": None, "samples_per_second": None, "stopped": False,
+            "count": 0, "step": 0, "steps": None, "loss": None, "samples_per_second": None, "steps_per_second": None, "stopped": False,
         }  # fmt: skip
         self.count = 0  # optimizer steps of this process; `step` adds what the script says it had done before
         self._offset = 0
@@ -119,8 +119,9 @@ class Meter:
     def _note_step(self, now: float, losses: list[torch.Tensor]) -> None:
         (begin, before), (end, after) = self._window[0], self._window[-1]
         rate = round((after - before) / (end - begin), 2) if end > begin and after > before else None
+        pace = round((len(self._window) - 1) / (end - begin), 4) if end > begin else None
         loss = float(torch.stack([loss.float().cpu() for loss in losses]).mean()) if losses else None
-        self.values.update(step=self.count + self._offset, loss=loss, samples_per_second=rate, step_time=now)
+        self.values.update(step=self.count + self._offset, loss=loss, samples_per_second=rate, steps_per_second=pace)
         self._append({"step": self.values["step"], "loss": loss, "samples_per_second": rate})
 
     def logged(self, values: Mapping[str, Any], step: int | None) -> None:

@@ -77,6 +77,7 @@ class Rank:
     steps: int | None = None
     loss: float | None = None
     samples_per_second: float | None = None
+    steps_per_second: float | None = None
     stopped: bool = False
     cpu_percent: float | None = None
     memory_mib: float | None = None
@@ -265,17 +266,12 @@ def progress_line(statuses: Sequence[Status]) -> str:
 
 
 def time_left(statuses: Sequence[Status]) -> float | None:
-    """Seconds to the last step at the mean pace since the first one; None where the script did not tell its steps."""
-    paced = [
-        (rank, status.time - first)
-        for status in statuses
-        for rank in status.ranks
-        for first in [next((e.time for e in status.events if e.text.startswith("Training started")), None)]
-        if first is not None and rank.steps and rank.count > 1
-    ]
-    if not paced:
-        return None
-    return max((rank.steps - rank.step) * seconds / rank.count for rank, seconds in paced if rank.steps)
+    """Seconds to the last step at the slowest rank's present pace; None where the script did not tell its steps."""
+    ranks = [rank for status in statuses for rank in status.ranks]
+    return max(
+        ((rank.steps - rank.step) / rank.steps_per_second for rank in ranks if rank.steps and rank.steps_per_second),
+        default=None,
+    )
 
 
 def table(statuses: Sequence[Status], now: float | None = None) -> str:

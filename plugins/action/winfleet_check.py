@@ -1,0 +1,62 @@
+"""Judges what was found on the hosts, and names the run. Runs on the controller and changes nothing there."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from winfleet.preflight import Wanted, find_problems, runs_going_on
+
+
+class ActionModule(ActionBase):
+    """winfleet_check: returns {"run", "joining"}; fails with all problems at once."""
+
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Ansible's entry."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        given, names, hostvars = self._task.args, task_vars["ansible_play_hosts_all"], task_vars["hostvars"]
+        hosts = {name: found(hostvars[name].get("fleet_host")) for name in names}
+        wanted = Wanted(
+            project=Path(given["project"]).expanduser(), command=str(given["command"]),
+            data=optional_path(given["data"]), config=optional_path(given["config"]), run=str(given["run"] or ""),
+            free_disk_gb=float(given["free_disk_gb"]),
+            processes={name: int(hostvars[name].get("fleet_processes", 0)) for name in names},
+        )  # fmt: skip
+        running = runs_going_on(hosts)
+        problems = [] if wanted.run in running else find_problems(hosts, wanted)
+        if problems:
+            raise AnsibleActionFail("\n".join(map(str, problems)))
+        if running and wanted.run not in running:
+            raise AnsibleActionFail(say_going_on(running))
+        run = wanted.run or time.strftime("%Y%m%d-%H%M%S")
+        return {**result, "changed": False, "run": run, "joining": run in running}
+
+
+def optional_path(value: object) -> Path | None:
+    """None for an empty setting."""
+    return Path(str(value)).expanduser() if value else None
+
+
+def found(registered: Any) -> dict[str, Any]:
+    """A host's facts, or why there are none."""
+    registered = registered or {}
+    if "host" in registered:
+        return dict(registered["host"])
+    return {"unreachable": f"did not answer: {str(registered.get('msg', 'no result')).strip()}"}
+
+
+def say_going_on(running: dict[str, list[str]]) -> str:
+    """A run is going on: which, where, and how to follow or stop it."""
+    run, hosts = next(iter(running.items()))
+    return (
+        f"run {run} is going on on {', '.join(hosts)}\n"
+        f"  hint: follow it with `ansible-playbook deploy_and_train.yml -i INVENTORY -e fleet_run={run}`, "
+        "see it with `ansible-playbook status.yml -i INVENTORY`, stop it with `ansible-playbook stop.yml -i INVENTORY`"
+    )

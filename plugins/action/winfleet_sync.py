@@ -1,0 +1,58 @@
+"""Sends to a host those folders that it lacks, each as one archive that the host verifies."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from winfleet.folders import list_files, pack
+
+
+class ActionModule(ActionBase):
+    """winfleet_sync: home, sources {kind: path}, digests {kind: 64 hex}, keep."""
+
+    _supports_check_mode = True
+    _supports_async = False
+    TRANSFERS_FILES = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Ansible's entry."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        given = self._task.args
+        common = {"home": given["home"], "wanted": given["digests"], "keep": int(given.get("keep", 3))}
+        looked = self._module("winfleet_folder", common, task_vars)
+        if looked.get("failed") or looked.get("unreachable") or not looked["missing"] or self._task.check_mode:
+            return {**result, **looked, "changed": bool(looked.get("missing"))}
+        for kind in looked["missing"]:
+            self._send(kind, Path(given["sources"][kind]), common, looked, task_vars)
+        return {**result, "home": looked["home"], "sent": looked["missing"], "changed": True}
+
+    def _send(self, kind: str, source: Path, common: dict[str, Any], looked: dict[str, Any], task_vars: Any) -> None:
+        with tempfile.TemporaryDirectory(prefix="winfleet-") as folder:
+            archive = Path(folder, f"{kind}.tar")
+            pack(source, list_files(source, honour_git=kind == "code"), archive)
+            size = archive.stat().st_size
+            if 2 * size > looked["free_bytes"]:
+                raise AnsibleActionFail(
+                    f"{kind} of {size / 1e6:.0f} MB needs twice that below {looked['home']}, which has "
+                    f"{looked['free_bytes'] / 1e6:.0f} MB free\n  hint: make room there, or set fleet_home to another disk"
+                )
+            self._make_tmp_path()
+            remote = self._connection._shell.join_path(self._connection._shell.tmpdir, os.path.basename(archive))
+            self._transfer_file(str(archive), remote)
+            try:
+                done = self._module("winfleet_folder", {**common, "kind": kind, "archive": remote}, task_vars)
+            finally:
+                self._remove_tmp_path(self._connection._shell.tmpdir)
+                self._connection._shell.tmpdir = None
+        if done.get("failed") or done.get("unreachable"):
+            raise AnsibleActionFail(str(done.get("msg", f"{kind} did not arrive")))
+
+    def _module(self, name: str, arguments: dict[str, Any], task_vars: Any) -> dict[str, Any]:
+        result: dict[str, Any] = self._execute_module(module_name=name, module_args=arguments, task_vars=task_vars)
+        return result

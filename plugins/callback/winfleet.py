@@ -1,0 +1,106 @@
+"""Shows a run to its user: a line a play, a line a change, an error once. With -v it is Ansible's own output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible import constants as C
+from ansible.plugins.callback.default import CallbackModule as Default
+
+DOCUMENTATION = """
+name: winfleet
+type: stdout
+short_description: What a user of winfleet wants to see
+description: A line for each play and each change, and each error once. With -v everything that Ansible shows.
+extends_documentation_fragment: [default_callback, result_format_callback]
+"""
+
+
+class CallbackModule(Default):
+    """Ansible's own output from -v on; else whole lines, good in a terminal and in a log file."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "stdout"
+    CALLBACK_NAME = "winfleet"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._play_name = ""
+
+    @property
+    def _short(self) -> bool:
+        return bool(self._display.verbosity == 0)
+
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        """A play begins: it is named once it does something."""
+        if not self._short:
+            super().v2_playbook_on_play_start(play)
+            return
+        self._play = play
+        name = play.get_name().strip()
+        if name != self._play_name:
+            self._play_name = name
+            self._display.display(name)
+
+    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
+        """Tasks are named where they change something."""
+        if not self._short:
+            super().v2_playbook_on_task_start(task, is_conditional)
+
+    def v2_playbook_on_include(self, included_file: Any) -> None:
+        """Says nothing."""
+        if not self._short:
+            super().v2_playbook_on_include(included_file)
+
+    def v2_playbook_on_no_hosts_matched(self) -> None:
+        """The inventory's group is empty."""
+        if not self._short:
+            super().v2_playbook_on_no_hosts_matched()
+
+    def v2_runner_on_ok(self, result: Any) -> None:
+        """A change is a line."""
+        if not self._short:
+            super().v2_runner_on_ok(result)
+        elif result._result.get("changed"):
+            self._display.display(f"  {result._host.get_name()}: {result._task.name}", color=C.COLOR_CHANGED)
+
+    def v2_runner_item_on_ok(self, result: Any) -> None:
+        """The task's own line says it."""
+        if not self._short:
+            super().v2_runner_item_on_ok(result)
+
+    def v2_runner_on_skipped(self, result: Any) -> None:
+        """Says nothing."""
+        if not self._short:
+            super().v2_runner_on_skipped(result)
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        """The message, once."""
+        if not self._short:
+            super().v2_runner_on_failed(result, ignore_errors)
+        elif not ignore_errors and "results" not in result._result:  # items were shown one by one
+            self._say_error(result, str(result._result.get("msg", "failed without a message")))
+
+    def v2_runner_item_on_failed(self, result: Any) -> None:
+        """The item's message."""
+        if not self._short:
+            super().v2_runner_item_on_failed(result)
+        else:
+            self._say_error(result, str(result._result.get("msg", "")))
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        """Where a check judges it, it says so itself."""
+        if not self._short:
+            super().v2_runner_on_unreachable(result)
+        elif not result._task.ignore_unreachable:
+            self._say_error(result, f"did not answer: {result._result.get('msg', '')}")
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """The counts of tasks tell a user nothing."""
+        if not self._short:
+            super().v2_playbook_on_stats(stats)
+
+    def _say_error(self, result: Any, text: str) -> None:
+        host, text = result._host.get_name(), text.strip()
+        where = "" if result._task.run_once or text.startswith(host) else f"{host}: "
+        self._display.display(f"error: {where}{text}", color=C.COLOR_ERROR, stderr=True)

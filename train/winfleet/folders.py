@@ -1,0 +1,110 @@
+"""Folders named by their content: list, digest, pack, unpack and verify. Standard library alone.
+
+Ansible's modules use this file on hosts that have no winfleet yet, so it imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+SHORT = 12  # hex digits of a digest in folder names; 64 would make torch's paths too long for Windows
+NEVER_SENT = frozenset({".git", "__pycache__", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache"})
+
+
+class FolderError(ValueError):
+    """A folder that cannot be sent or does not hold what it should."""
+
+
+def list_files(folder: Path, *, honour_git: bool) -> list[PurePosixPath]:
+    """Files below the folder, sorted; with honour_git without those that git ignores. Empty folders do not count.
+
+    Raises FolderError where the folder is missing, empty, or holds a link that leads out of it.
+    """
+    if not folder.is_dir():
+        raise FolderError(f"no folder {folder}")
+    names = _git_files(folder) if honour_git else None
+    if names is None:
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    kept = sorted(PurePosixPath(name) for name in names if not NEVER_SENT.intersection(PurePosixPath(name).parts))
+    if not kept:
+        raise FolderError(f"folder {folder} has no files to send")
+    root = folder.resolve()
+    for name in kept:
+        if not (folder / name).resolve().is_relative_to(root):
+            raise FolderError(f"{folder / name} is a link that leads out of {folder}")
+    return kept
+
+
+def _git_files(folder: Path) -> list[str] | None:
+    if shutil.which("git") is None:
+        return None
+    git = ["git", "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", "."]
+    found = subprocess.run(git, capture_output=True, check=False)
+    if found.returncode:
+        return None  # no checkout
+    names = found.stdout.decode("utf-8", "surrogateescape").split("\0")
+    return [name for name in names if name and (folder / name).is_file()]
+
+
+def digest(folder: Path, names: Iterable[PurePosixPath]) -> str:
+    """SHA-256 (64 hex digits) over each file's path, size and content, in the order of the paths.
+
+    Modification times, owners and empty folders do not matter.
+    """
+    total = hashlib.sha256()
+    for name in sorted(names):
+        with (folder / name).open("rb") as file:
+            content = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _digest(file)
+            size = file.tell()
+        total.update(f"{content.hexdigest()} {size} {name}\n".encode("utf-8", "surrogateescape"))
+    return total.hexdigest()
+
+
+def _digest(file):  # type: ignore[no-untyped-def]  # a host's Python may be older than 3.11
+    content = hashlib.sha256()
+    while block := file.read(2**20):
+        content.update(block)
+    return content
+
+
+def pack(folder: Path, names: Iterable[PurePosixPath], archive: Path) -> None:
+    """Writes the files into a tar archive."""
+    with tarfile.open(archive, "w", dereference=True) as tar:
+        for name in names:
+            tar.add(folder / name, arcname=str(name), recursive=False)
+
+
+def unpack(archive: Path, target: Path, expected: str) -> None:
+    """Unpacks beside the target, verifies the digest, and renames: the target is there whole or not at all.
+
+    Raises FolderError where the content is not what was sent, or where a member would leave the folder.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                if not member.isfile() or PurePosixPath(member.name).is_absolute() or ".." in Path(member.name).parts:
+                    raise FolderError(f"the archive has a member {member.name!r} that is no plain file of the folder")
+                tar.extract(member, fresh, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+        verify(fresh, expected)
+        os.chmod(fresh, 0o755)
+        if not target.exists():
+            os.rename(fresh, target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def verify(folder: Path, expected: str) -> None:
+    """Raises FolderError where the folder's content has another digest than expected (64 or 12 hex digits)."""
+    names = [PurePosixPath(path.relative_to(folder).as_posix()) for path in folder.rglob("*") if path.is_file()]
+    found = digest(folder, names)
+    if not found.startswith(expected):
+        raise FolderError(f"{folder} has the digest {found[:SHORT]}, expected {expected[:SHORT]}")
