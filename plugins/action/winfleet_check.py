@@ -8,7 +8,6 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-
 from winfleet.preflight import Wanted, find_problems, runs_going_on
 
 
@@ -18,7 +17,7 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
     _supports_async = False
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
         """Ansible's entry."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         given, names, hostvars = self._task.args, task_vars["ansible_play_hosts_all"], task_vars["hostvars"]

@@ -16,7 +16,7 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
     _supports_async = False
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
         """Ansible's entry."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = {key: value for key, value in self._task.args.items() if key != "logs"}

@@ -9,8 +9,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-
-from winfleet.plan import Plan
+from winfleet.plan import Host, Plan
 from winfleet.status import ENDED, Status, StatusError, fetch, first_failure, overall_state, progress_line
 
 display = Display()
@@ -23,7 +22,7 @@ class ActionModule(ActionBase):
     _supports_check_mode = False
     _supports_async = False
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
         """Ansible's entry."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         plan = Plan.load(Path(self._task.args["plan"]).expanduser())
@@ -43,36 +42,58 @@ def explain(plan: Plan, inventory: str) -> str:
     )
 
 
-def follow(plan: Plan, interval: float, silent: float) -> Sequence[Status]:
-    """Shows a line every `interval` seconds until every launcher has ended, or was not heard of for `silent` seconds."""
-    known: dict[str, Status] = {}
-    heard = {host.name: time.monotonic() for host in plan.hosts}
-    troubles: dict[str, str] = {}
-    said: set[str] = set()
-    shown = 0.0
-    while True:
-        for host in plan.hosts:
-            if host.name in known and known[host.name].state in ENDED:
-                continue
+class Follower:
+    """What is known of a run's hosts so far."""
+
+    def __init__(self, plan: Plan, silent: float) -> None:
+        self.plan, self.silent = plan, silent
+        self.known: dict[str, Status] = {}
+        self._heard = {host.name: time.monotonic() for host in plan.hosts}
+        self._troubles: dict[str, str] = {}
+        self._said: set[str] = set()
+
+    def look(self) -> None:
+        """Asks every launcher that has not ended, and shows new events."""
+        for host in self.waiting():
             try:
                 status = fetch(host.address)
-                if status.run != plan.run:
-                    raise StatusError(f"{host.address} serves run {status.run}")
-                known[host.name], heard[host.name] = status, time.monotonic()
+                if status.run != self.plan.run:
+                    self._troubles[host.name] = f"{host.address} serves run {status.run}"
+                    continue
+                self.known[host.name], self._heard[host.name] = status, time.monotonic()
             except (OSError, StatusError) as error:
-                troubles[host.name] = str(error)
-        for text in (event.text for status in known.values() for event in status.events):
-            if text not in said and not text.startswith("Run "):
-                said.add(text)
+                self._troubles[host.name] = str(error)
+        for text in (event.text for status in self.known.values() for event in status.events):
+            if text not in self._said and not text.startswith("Run "):
+                self._said.add(text)
                 display.display(f"  {text}")
+
+    def waiting(self) -> list[Host]:
+        """Hosts whose launcher has not said its last word."""
+        known = self.known
+        return [host for host in self.plan.hosts if host.name not in known or known[host.name].state not in ENDED]
+
+    def lost(self) -> list[str]:
+        """Why hosts are given up."""
         now = time.monotonic()
-        left = [host.name for host in plan.hosts if host.name not in known or known[host.name].state not in ENDED]
-        gone = [name for name in left if now - heard[name] > silent]
-        if now - shown >= interval and known and left:
-            shown = now
-            display.display(f"  {progress_line(list(known.values()))}")
-        if not left or set(left) == set(gone):
-            for name in gone:
-                display.display(f"  {name}: no word from its launcher for {silent:.0f} s ({troubles.get(name, '')})")
-            return list(known.values())
+        return [
+            f"{host.name}: no word from its launcher for {self.silent:.0f} s ({self._troubles.get(host.name, '')})"
+            for host in self.waiting()
+            if now - self._heard[host.name] > self.silent
+        ]
+
+
+def follow(plan: Plan, interval: float, silent: float) -> Sequence[Status]:
+    """Shows a line every `interval` seconds until every launcher has ended, or was not heard of for `silent` seconds."""
+    follower, shown = Follower(plan, silent), 0.0
+    while True:
+        follower.look()
+        lost = follower.lost()
+        if len(lost) == len(follower.waiting()):
+            for text in lost:
+                display.display(f"  {text}")
+            return list(follower.known.values())
+        if follower.known and time.monotonic() - shown >= interval:
+            shown = time.monotonic()
+            display.display(f"  {progress_line(list(follower.known.values()))}")
         time.sleep(LOOK_SECONDS)

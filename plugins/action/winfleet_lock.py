@@ -22,7 +22,7 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
     _supports_async = False
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
         """Ansible's entry."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         ours = Path(self._task.args["fallback"]).expanduser()
@@ -31,14 +31,24 @@ class ActionModule(ActionBase):
         try:
             versions = locked_versions(project / "uv.lock")
             direct = {name: versions[name] for name in direct_names(project / "pyproject.toml") if name in versions}
-            direct |= {name: version for name, version in locked_versions(ours / "uv.lock").items() if name in OURS and name not in direct}
+            direct |= {
+                name: version
+                for name, version in locked_versions(ours / "uv.lock").items()
+                if name in OURS and name not in direct
+            }
             text = export(project)
-            text += "".join(block for name, block in blocks(export(ours)).items() if name in OURS and name not in blocks(text))
+            text += "".join(
+                block for name, block in blocks(export(ours)).items() if name in OURS and name not in blocks(text)
+            )
         except (OSError, KeyError, tomllib.TOMLDecodeError, subprocess.CalledProcessError) as error:
             said = getattr(error, "stderr", "") or error
-            raise AnsibleActionFail(f"controller: {project}/uv.lock: {said}\n  hint: run `uv lock` in {project}") from None
+            raise AnsibleActionFail(
+                f"controller: {project}/uv.lock: {said}\n  hint: run `uv lock` in {project}"
+            ) from None
         if "torch" not in versions:
-            raise AnsibleActionFail(f"controller: {project}/uv.lock has no torch\n  hint: run `uv add torch` in {project}")
+            raise AnsibleActionFail(
+                f"controller: {project}/uv.lock has no torch\n  hint: run `uv add torch` in {project}"
+            )
         torch = versions["torch"][-1]
         named = "\n".join([text, torch, str(self._task.args["python"]), str(self._task.args["torch_backend"])])
         return {

@@ -7,7 +7,6 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-
 from winfleet.plan import Plan, PlanError, choose_backend, lay_out_hosts
 from winfleet.preflight import split_command
 from winfleet.status import write_atomic
@@ -19,7 +18,7 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
     _supports_async = False
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
         """Ansible's entry."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         try:
@@ -62,6 +61,7 @@ def variables(name: str, values: Any) -> dict[str, str]:
     """fleet_environment of a host, as texts. Raises PlanError where it is no mapping of names to values."""
     given = values["fleet_environment"]
     if not isinstance(given, dict) or any(isinstance(value, dict | list) for value in given.values()):
-        raise PlanError(f"{name}: fleet_environment is {given!r}\nhint: a mapping of names to texts, as {{HF_HOME: D:\\hf}}")
+        raise PlanError(
+            f"{name}: fleet_environment is {given!r}\nhint: a mapping of names to texts, as {{HF_HOME: D:\\hf}}"
+        )
     return {str(key): str(value) for key, value in given.items()}
-

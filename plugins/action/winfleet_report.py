@@ -8,7 +8,6 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-
 from winfleet import report
 from winfleet.status import Status, StatusError, describe_failure, first_failure, parse, write_atomic
 
@@ -21,14 +20,17 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
     _supports_async = False
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
         """Ansible's entry."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         folder, state = Path(self._task.args["folder"]).expanduser(), str(self._task.args["state"])
         run = report.load(folder)
         path = folder / "report.html"
         write_atomic(path, report.render(run))
-        for name, collected in ((name, task_vars["hostvars"][name].get("report_collected") or {}) for name in task_vars["ansible_play_hosts_all"]):
+        for name, collected in (
+            (name, task_vars["hostvars"][name].get("report_collected") or {})
+            for name in task_vars["ansible_play_hosts_all"]
+        ):
             if collected.get("left"):
                 display.display(f"  outputs of {collected['outputs_mb']:.0f} MB stay on {name}: {collected['left']}")
         display.display(report.closing_line(run, Path(os.path.relpath(path))))
@@ -38,7 +40,11 @@ class ActionModule(ActionBase):
             return {**result, "changed": True, "report": str(path)}
         cause = first_failure(statuses(folder))
         text = describe_failure(cause) if cause else f"the launchers were lost; see {folder}"
-        return {**result, "failed": True, "msg": f"run {folder.name} {state}: {text}\n  hint: all logs are in {os.path.relpath(folder)}"}
+        return {
+            **result,
+            "failed": True,
+            "msg": f"run {folder.name} {state}: {text}\n  hint: all logs are in {os.path.relpath(folder)}",
+        }
 
 
 def statuses(folder: Path) -> list[Status]:

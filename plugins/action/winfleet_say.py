@@ -14,7 +14,7 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
     _supports_async = False
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
         """Ansible's entry."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         Display().display(str(self._task.args["text"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible import constants as C
+from ansible import constants
 from ansible.plugins.callback.default import CallbackModule as Default
 
 DOCUMENTATION = """
@@ -62,7 +62,7 @@ class CallbackModule(Default):
         if not self._short:
             super().v2_runner_on_ok(result)
         elif result._result.get("changed"):
-            self._display.display(f"  {result._host.get_name()}: {result._task.name}", color=C.COLOR_CHANGED)
+            self._display.display(f"  {result._host.get_name()}: {result._task.name}", color=constants.COLOR_CHANGED)
 
     def v2_runner_item_on_ok(self, result: Any) -> None:
         """The task's own line says it."""
@@ -103,4 +103,4 @@ class CallbackModule(Default):
     def _say_error(self, result: Any, text: str) -> None:
         host, text = result._host.get_name(), text.strip()
         where = "" if result._task.run_once or text.startswith(host) else f"{host}: "
-        self._display.display(f"error: {where}{text}", color=C.COLOR_ERROR, stderr=True)
+        self._display.display(f"error: {where}{text}", color=constants.COLOR_ERROR, stderr=True)

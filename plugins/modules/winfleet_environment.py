@@ -28,7 +28,7 @@ options:
 author: [winfleet]
 """
 EXAMPLES = """
-- winfleet_environment: {home: ~/.winfleet, python: /usr/bin/python3, direct: {torch: [2.13.0]}, torch: 2.13.0, digest: 0123}
+- winfleet_environment: {home: ~/.winfleet, python: /usr/bin/python3, direct: {torch: [2.13.0]}, torch: 2.13.0, digest: 0123456789ab}
 """
 RETURN = """
 python: {description: The interpreter to train with., type: str, returned: always}

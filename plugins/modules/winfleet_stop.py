@@ -45,7 +45,8 @@ def stop(folder: Path, grace: int) -> dict[str, object]:
     status = read_status(folder)
     ranks = status.get("ranks")
     steps = [rank.get("step", 0) for rank in ranks if isinstance(rank, dict)] if isinstance(ranks, list) else []
-    return {"run": folder.name, "state": str(status.get("state")), "step": max(steps, default=0)}
+    state, step = str(status.get("state")), max(steps, default=0)
+    return {"run": folder.name, "state": state, "step": step, "text": f"run {folder.name} {state} after step {step}"}
 
 
 def main() -> None:
@@ -56,7 +57,10 @@ def main() -> None:
     )
     found = going_on(Path(module.params["home"]))
     if module.check_mode:
-        module.exit_json(changed=bool(found), stopped=[{"run": folder.name} for folder in found])
+        module.exit_json(
+            changed=bool(found),
+            stopped=[{"run": folder.name, "text": f"run {folder.name} would be stopped"} for folder in found],
+        )
     stopped = [stop(folder, module.params["grace_seconds"]) for folder in found]
     module.exit_json(changed=bool(stopped), stopped=stopped)
 

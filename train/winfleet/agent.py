@@ -21,7 +21,7 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 
 from winfleet.board import Board
 from winfleet.plan import Host, Plan
-from winfleet.rendezvous import PlanRendezvous, RunEnded, prepare_windows_agent
+from winfleet.rendezvous import PlanRendezvous, RunEndedError, prepare_windows_agent
 from winfleet.status import MAX_LINES, Cause, plain, write_atomic
 
 MONITOR_SECONDS: Final = 0.2
@@ -67,7 +67,9 @@ class Stop:
             self._step = int(store.get("stop_at"))
             write_atomic(self.folder / "stop_at", str(self._step))
         if now - self.asked_at > self._grace:
-            rendezvous.end("stopped", f"ranks did not reach the end of a step within {self._grace:.0f} s and were ended")
+            rendezvous.end(
+                "stopped", f"ranks did not reach the end of a step within {self._grace:.0f} s and were ended"
+            )
 
     def _pace(self, steps: int, now: float) -> None:
         if self._seen is None or now - self._seen[1] > 10.0:
@@ -99,7 +101,7 @@ class Agent(LocalElasticAgent):
         return started
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        result = super()._monitor_workers(worker_group)
+        result: RunResult = super()._monitor_workers(worker_group)
         if result.state in (WorkerState.FAILED, WorkerState.UNHEALTHY) and self._remaining_restarts == 0:
             who = self.board.host.name
             self.rendezvous.end("failed", f"a rank on {who} failed")  # before ours are stopped, which takes seconds
@@ -112,7 +114,9 @@ class Agent(LocalElasticAgent):
         super()._shutdown(death_sig, min(timeout, KILL_SECONDS))
 
 
-def run_ranks(plan: Plan, host: Host, folder: Path, command: list[str], board: Board, ports: tuple[int, int]) -> Outcome:
+def run_ranks(
+    plan: Plan, host: Host, folder: Path, command: list[str], board: Board, ports: tuple[int, int]
+) -> Outcome:
     """Starts the host's ranks and stays until all have ended.
 
     `command` is what the runner is given; `ports` are the ranks' and the agents'. Ranks inherit this process's
@@ -153,11 +157,13 @@ def join_failure(late: list[int], host: Host, plan: Plan) -> str:
     )
 
 
-def judge(run: Callable[[], RunResult | None], rendezvous: PlanRendezvous, host: Host, folder: Path, stop: Stop) -> Outcome:
+def judge(
+    run: Callable[[], RunResult | None], rendezvous: PlanRendezvous, host: Host, folder: Path, stop: Stop
+) -> Outcome:
     """Runs the agent and turns its results and exceptions into an outcome, which the other hosts learn too."""
     try:
         result = run()
-    except RunEnded as error:
+    except RunEndedError as error:
         state = str(error.reason.get("state", "failed"))
         cause = Cause(host=host.name, text=plain(error), time=time.time())
         return Outcome(state=state, cause=cause)

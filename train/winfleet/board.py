@@ -67,7 +67,7 @@ class Board:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, format: str, *args: Any) -> None:
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base's name)
                 """Reads are not worth a line."""
 
         ThreadingHTTPServer.allow_reuse_address = os.name != "nt"  # on Windows it would let two servers share a port
@@ -120,9 +120,7 @@ class Board:
             return said
         cpu, memory = self._use.look(said.pid)
         gpu, gpu_memory = gpus.get(rank.local_rank, (None, None))
-        return dataclasses.replace(
-            said, cpu_percent=cpu, memory_mib=memory, gpu_percent=gpu, gpu_memory_mib=gpu_memory
-        )
+        return dataclasses.replace(said, cpu_percent=cpu, memory_mib=memory, gpu_percent=gpu, gpu_memory_mib=gpu_memory)
 
     def _say_milestones(self) -> None:
         """The guide's log lines, each once a generation, each when it is true."""
@@ -135,7 +133,8 @@ class Board:
         if any(rank.state == "training" for rank in ranks):
             noun = "GPU" if all(host.gpus for host in plan.hosts) else "process"
             self.say(
-                f"Training started with {count(plan.world_size, noun)} across {count(len(plan.hosts), 'node')}", event=True
+                f"Training started with {count(plan.world_size, noun)} across {count(len(plan.hosts), 'node')}",
+                event=True,
             )
 
     def say(self, text: str, *, event: bool = False) -> None:
@@ -144,7 +143,9 @@ class Board:
             self._said.add(text)
             log.info(text)
             if event:
-                self.status = dataclasses.replace(self.status, events=(*self.status.events, Event(time=time.time(), text=text)))
+                self.status = dataclasses.replace(
+                    self.status, events=(*self.status.events, Event(time=time.time(), text=text))
+                )
 
     def begin_generation(self, generation: int) -> None:
         """The ranks start anew."""
@@ -161,7 +162,8 @@ class Board:
         self._thread.join(timeout=5)
         with self._lock:
             ranks = tuple(
-                dataclasses.replace(rank, state="ended", exit_code=exit_codes.get(rank.rank)) for rank in self.read_ranks()
+                dataclasses.replace(rank, state="ended", exit_code=exit_codes.get(rank.rank))
+                for rank in self.read_ranks()
             )
             self.status = dataclasses.replace(self.status, ranks=ranks, state=state, cause=cause, time=time.time())
             self.say(f"Run {state}", event=True)

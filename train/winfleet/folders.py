@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 SHORT = 12  # hex digits of a digest in folder names; 64 would make torch's paths too long for Windows
 NEVER_SENT = frozenset({".git", "__pycache__", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache"})
@@ -61,17 +62,17 @@ def digest(folder: Path, names: Iterable[PurePosixPath]) -> str:
     total = hashlib.sha256()
     for name in sorted(names):
         with (folder / name).open("rb") as file:
-            content = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _digest(file)
-            size = file.tell()
-        total.update(f"{content.hexdigest()} {size} {name}\n".encode("utf-8", "surrogateescape"))
+            content, size = _file_digest(file), file.tell()
+        total.update(f"{content} {size} {name}\n".encode("utf-8", "surrogateescape"))
     return total.hexdigest()
 
 
-def _digest(file):  # type: ignore[no-untyped-def]  # a host's Python may be older than 3.11
+def _file_digest(file: BinaryIO) -> str:
+    # hashlib.file_digest is newer than some hosts' Python
     content = hashlib.sha256()
     while block := file.read(2**20):
         content.update(block)
-    return content
+    return content.hexdigest()
 
 
 def pack(folder: Path, names: Iterable[PurePosixPath], archive: Path) -> None:
@@ -90,12 +91,14 @@ def unpack(archive: Path, target: Path, expected: str) -> None:
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         with tarfile.open(archive) as tar:
+            if hasattr(tarfile, "data_filter"):  # newer than some hosts' Python
+                tar.extraction_filter = tarfile.data_filter
             for member in tar:
                 if not member.isfile() or PurePosixPath(member.name).is_absolute() or ".." in Path(member.name).parts:
                     raise FolderError(f"the archive has a member {member.name!r} that is no plain file of the folder")
-                tar.extract(member, fresh, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+                tar.extract(member, fresh)
         verify(fresh, expected)
-        os.chmod(fresh, 0o755)
+        os.chmod(fresh, 0o755)  # noqa: S103 (mkdtemp's 0700 would hide it from a task of another user)
         if not target.exists():
             os.rename(fresh, target)
     finally:

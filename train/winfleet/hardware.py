@@ -36,7 +36,9 @@ def gpu_names() -> tuple[str, ...]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return tuple(names)
-    return tuple(names[int(index)] for index in visible.split(",") if index.strip().isdigit() and int(index) < len(names))
+    return tuple(
+        names[int(index)] for index in visible.split(",") if index.strip().isdigit() and int(index) < len(names)
+    )
 
 
 def _handle(index: int) -> object:
@@ -82,9 +84,11 @@ def usable_cores() -> int:
 
 def owner_of_port(address: str, port: int) -> str:
     """Who listens there: "name (pid N)", or "an unknown process" where the system does not tell."""
+    everywhere = ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)
     with contextlib.suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
-                if connection.laddr.ip in (address, "0.0.0.0", "::"):  # noqa: S104 (compared, not bound)
-                    return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+            if connection.status != psutil.CONN_LISTEN or not connection.pid or not connection.laddr:
+                continue
+            if connection.laddr.port == port and connection.laddr.ip in (address, *everywhere):
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
     return "an unknown process"

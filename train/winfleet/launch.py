@@ -52,7 +52,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--plan", type=Path, help="plan.json; its folder is the run's folder")
     parser.add_argument("--machine-rank", type=int, help="with --plan: which of its hosts this one is")
     parser.add_argument("--detach", action="store_true", help="with --plan: return once the launcher has started")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="with --auto: -- script.py args, or -- -m module args")
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, help="with --auto: -- script.py args, or -- -m module args"
+    )
     found = parser.parse_args(words)
     found.command = found.command[1:] if found.command[:1] == ["--"] else found.command
     if found.auto == bool(found.plan):

@@ -135,7 +135,7 @@ def lay_out_hosts(hosts: Iterable[Mapping[str, Any]]) -> tuple[Host, ...]:
 
 
 def choose_backend(hosts: Sequence[Host]) -> str:
-    """nccl where all hosts are Linux hosts with GPUs, gloo everywhere else (torch on Windows has gloo alone)."""
+    """Nccl where all hosts are Linux hosts with GPUs, gloo everywhere else (torch on Windows has gloo alone)."""
     return "nccl" if all(host.os == "Linux" and host.gpus for host in hosts) else "gloo"
 
 

@@ -46,9 +46,7 @@ class Wanted:
 def find_problems(hosts: Mapping[str, Mapping[str, Any]], wanted: Wanted) -> list[Problem]:
     """All problems at once. `hosts` maps a name to winfleet_host's result, or to {"unreachable": why}."""
     problems = check_files(wanted)
-    problems += [
-        problem for name, found in hosts.items() for problem in check_host(name, found, wanted)
-    ]
+    problems += [problem for name, found in hosts.items() for problem in check_host(name, found, wanted)]
     addresses = [(name, str(found["address"])) for name, found in hosts.items() if found.get("address")]
     try:
         check_addresses(addresses)
@@ -77,11 +75,17 @@ def check_files(wanted: Wanted) -> list[Problem]:
     if wanted.run and not RUN_NAME.fullmatch(wanted.run):
         add(f"fleet_run {wanted.run!r} is not a run name", "use letters, digits, '.', '_' and '-', 64 at most")
     if not wanted.project.is_dir():
-        add(f"fleet_project: no folder {wanted.project}", "give the folder that holds your script: -e fleet_project=PATH")
+        add(
+            f"fleet_project: no folder {wanted.project}",
+            "give the folder that holds your script: -e fleet_project=PATH",
+        )
     else:
         problems += check_command(wanted)
     if wanted.data is not None and not wanted.data.is_dir():
-        add(f"fleet_data: no folder {wanted.data}", "give the folder of your data: -e fleet_data=PATH, or -e fleet_data= for none")
+        add(
+            f"fleet_data: no folder {wanted.data}",
+            "give the folder of your data: -e fleet_data=PATH, or -e fleet_data= for none",
+        )
     elif wanted.data is not None and not any(wanted.data.iterdir()):
         add(f"fleet_data: folder {wanted.data} is empty", "put your data there, or -e fleet_data= for none")
     if wanted.config is not None:
@@ -97,7 +101,9 @@ def split_command(command: str) -> list[str]:
 
 def check_command(wanted: Wanted) -> list[Problem]:
     """Whether the command names a script of the project, or a module."""
-    hint = 'fleet_command is a script of the project and its arguments, for example -e fleet_command="train.py --epochs 3"'
+    hint = (
+        'fleet_command is a script of the project and its arguments, for example -e fleet_command="train.py --epochs 3"'
+    )
     try:
         words = split_command(wanted.command)
     except ValueError as error:
@@ -154,10 +160,14 @@ def check_host(name: str, found: Mapping[str, Any], wanted: Wanted) -> list[Prob
     return problems + check_ports(name, found)
 
 
-def check_address(name: str, found: Mapping[str, Any], wanted: Wanted) -> Problem | None:
+def check_address(name: str, found: Mapping[str, Any], _wanted: Wanted) -> Problem | None:
     """The address must be one of the host's own."""
     if not found["address"]:
-        return Problem(where=name, what="its fleet_address resolves to nothing", hint=f"set fleet_address of {name} to an IPv4 address")
+        return Problem(
+            where=name,
+            what="its fleet_address resolves to nothing",
+            hint=f"set fleet_address of {name} to an IPv4 address",
+        )
     if found["address_error"]:
         return Problem(
             where=name, what=f"{found['address']} is not one of its own addresses ({found['address_error']})",
@@ -166,11 +176,15 @@ def check_address(name: str, found: Mapping[str, Any], wanted: Wanted) -> Proble
     return None
 
 
-def check_writable(name: str, found: Mapping[str, Any], wanted: Wanted) -> Problem | None:
+def check_writable(name: str, found: Mapping[str, Any], _wanted: Wanted) -> Problem | None:
     """fleet_home must be writable."""
     if found["writable"]:
         return None
-    return Problem(where=name, what=f"fleet_home {found['home']} cannot be written", hint=f"set fleet_home of {name} to a folder of its user")
+    return Problem(
+        where=name,
+        what=f"fleet_home {found['home']} cannot be written",
+        hint=f"set fleet_home of {name} to a folder of its user",
+    )
 
 
 def check_disk(name: str, found: Mapping[str, Any], wanted: Wanted) -> Problem | None:
@@ -187,9 +201,13 @@ def check_processes(name: str, found: Mapping[str, Any], wanted: Wanted) -> Prob
     """No more ranks than GPUs, where there are GPUs."""
     processes, gpus = wanted.processes.get(name, 0), len(found["gpus"])
     if processes < 0:
-        return Problem(where=name, what=f"fleet_processes is {processes}", hint="0 for one a GPU, or a number from 1 on")
+        return Problem(
+            where=name, what=f"fleet_processes is {processes}", hint="0 for one a GPU, or a number from 1 on"
+        )
     if gpus and processes > gpus:
-        return Problem(where=name, what=f"fleet_processes is {processes}, but it has {gpus} GPUs", hint=f"set it to {gpus} or less")
+        return Problem(
+            where=name, what=f"fleet_processes is {processes}, but it has {gpus} GPUs", hint=f"set it to {gpus} or less"
+        )
     return None
 
 

@@ -33,10 +33,10 @@ from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 from winfleet.plan import RANKS_PORT
 
 BEAT_SECONDS: Final = 1.0
-LEFT: Final = b"left"
+LEFT: Final = "left"
 
 
-class RunEnded(RendezvousClosedError):
+class RunEndedError(RendezvousClosedError):
     """Another host ended the run; `reason` is what it said: {"machine_rank", "state", "text"}."""
 
     def __init__(self, reason: Mapping[str, Any]) -> None:
@@ -62,8 +62,10 @@ class PlanRendezvous(RendezvousHandler):
         names: Mapping[int, str] | None = None,
         watch: Callable[[], None] | None = None,
     ) -> None:
-        """Connects nothing yet. Times in seconds; agents_port is the ranks' next by default; `watch` is called at each
-        look of the agent at its ranks, and may raise to end them."""
+        """Connects nothing yet. Times are in seconds; agents_port is the ranks' next by default.
+
+        `watch` is called at each look of the agent at its ranks, and may raise to end them.
+        """
         self.run_id, self.machine_rank, self.num_machines = run_id, machine_rank, num_machines
         self.min_machines = num_machines if min_machines is None else min_machines
         self.address, self.ranks_port = address, ranks_port
@@ -78,14 +80,17 @@ class PlanRendezvous(RendezvousHandler):
         self._beat_at = 0.0
 
     def get_backend(self) -> str:
+        """The name that torchrun knows it by."""
         return "winfleet"
 
     def get_run_id(self) -> str:
+        """The run's name."""
         return self.run_id
 
     @property
     def use_agent_store(self) -> bool:
-        return False  # the ranks make a store of their own on ranks_port, which obeys USE_LIBUV=0
+        """False: the ranks make a store of their own on ranks_port, which obeys USE_LIBUV=0."""
+        return False
 
     @property
     def store(self) -> PrefixStore:
@@ -119,7 +124,7 @@ class PlanRendezvous(RendezvousHandler):
             ) from None
 
     def next_rendezvous(self) -> RendezvousInfo:
-        """Joins the next generation with all hosts. Raises RendezvousTimeoutError naming who did not come, or RunEnded."""
+        """Joins the next generation with all hosts. Raises RendezvousTimeoutError naming who did not come, or RunEndedError."""
         deadline = time.monotonic() + self.start_timeout
         self.hosts = []
         while self.machine_rank not in self.hosts:
@@ -131,7 +136,7 @@ class PlanRendezvous(RendezvousHandler):
 
     def _join_generation(self, deadline: float) -> PrefixStore:
         store = PrefixStore(f"generation{self.generation}", self.store)
-        store.set(f"joined{self.machine_rank}", b"")
+        store.set(f"joined{self.machine_rank}", "")
         store.add("joins", 1)
         while not store.check(["hosts"]):
             self._beat()
@@ -153,7 +158,7 @@ class PlanRendezvous(RendezvousHandler):
     def num_nodes_waiting(self) -> int:
         """Asked by the agent at every look at its ranks: above 0 it restarts them, which costs it no retry.
 
-        Raises RunEnded where another host ended the run, or where this one finds that too few hosts are left.
+        Raises RunEndedError where another host ended the run, or where this one finds that too few hosts are left.
         """
         self.watch()
         self._beat()
@@ -167,9 +172,9 @@ class PlanRendezvous(RendezvousHandler):
     def wait_for_others(self, timeout: float) -> None:
         """At a good end: says that this host is done, and, on the store's host, waits until all others are (seconds).
 
-        The store's host cannot leave first. Raises RunEnded where the run failed elsewhere meanwhile.
+        The store's host cannot leave first. Raises RunEndedError where the run failed elsewhere meanwhile.
         """
-        self.store.set(f"done{self.machine_rank}", b"")
+        self.store.set(f"done{self.machine_rank}", "")
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             self._beat()
@@ -182,7 +187,7 @@ class PlanRendezvous(RendezvousHandler):
             time.sleep(0.2)
 
     def end(self, state: str, text: str) -> None:
-        """Ends the run for all hosts: their next look raises RunEnded with this. The first word stands."""
+        """Ends the run for all hosts: their next look raises RunEndedError with this. The first word stands."""
         reason = json.dumps({"machine_rank": self.machine_rank, "state": state, "text": text})
         with contextlib.suppress(RuntimeError):  # the store's host may have gone before us
             self.store.compare_set("ended", "", reason)
@@ -195,10 +200,10 @@ class PlanRendezvous(RendezvousHandler):
     def _raise_if_ended(self) -> None:
         try:
             if self.store.check(["ended"]):
-                raise RunEnded(json.loads(self.store.get("ended")))
+                raise RunEndedError(json.loads(self.store.get("ended")))
         except (DistNetworkError, DistStoreError):
             text = f"lost {self._name(0)}: its launcher, which holds the agents' store, is gone"
-            raise RunEnded({"machine_rank": 0, "state": "failed", "text": text}) from None
+            raise RunEndedError({"machine_rank": 0, "state": "failed", "text": text}) from None
 
     def _beat(self) -> None:
         if time.monotonic() - self._beat_at >= BEAT_SECONDS:
@@ -215,7 +220,7 @@ class PlanRendezvous(RendezvousHandler):
             beat, now = self.store.get(f"beat{rank}"), time.monotonic()
             if self._beats.get(rank, (b"", 0.0))[0] != beat:
                 self._beats[rank] = beat, now
-            if beat == LEFT or now - self._beats[rank][1] > self.lost_after:
+            if beat == LEFT.encode() or now - self._beats[rank][1] > self.lost_after:
                 lost.add(rank)
         return lost
 
@@ -223,9 +228,11 @@ class PlanRendezvous(RendezvousHandler):
         return self.names.get(machine_rank, f"machine rank {machine_rank}")
 
     def is_closed(self) -> bool:
+        """Whether some host ended the run."""
         return self._store is not None and self._store.check(["ended"])
 
     def set_closed(self) -> None:
+        """Ends the run for all hosts."""
         self.end("finished", "the run has ended")
 
     def shutdown(self) -> bool:

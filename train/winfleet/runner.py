@@ -105,18 +105,18 @@ class Meter:
             self._window.popleft()
         if now - self._written_at >= WRITE_SECONDS or self.count == 1:
             self._written_at = now
-            self._note_step(now, self._losses)
+            self._note_step(self._losses)
         self._last, self._losses = self._losses, []
         self.values.update(count=self.count, step=self.count + self._offset)
 
     def finish(self) -> None:
         """The script has ended, well or not: the last step is noted too."""
         if self._last and self._window:
-            self._note_step(self._window[-1][0], self._last)
+            self._note_step(self._last)
         self.values["state"] = "ended"
         self.write()
 
-    def _note_step(self, now: float, losses: list[torch.Tensor]) -> None:
+    def _note_step(self, losses: list[torch.Tensor]) -> None:
         (begin, before), (end, after) = self._window[0], self._window[-1]
         rate = round((after - before) / (end - begin), 2) if end > begin and after > before else None
         pace = round((len(self._window) - 1) / (end - begin), 4) if end > begin else None
@@ -196,16 +196,17 @@ def redirect_output(folder: Path) -> None:
 
 
 def bind_gloo(address: str) -> None:
-    """gloo listens on `address` and nowhere else.
+    """Gloo listens on `address` and nowhere else.
 
     By itself it takes the address that the host's name resolves to, or an adapter by name, which fails on Windows where
     the name is not ASCII. torch 2.13 passes no options on to gloo, so its class is replaced by one that makes the device.
     """
+    gloo: Any = dist.ProcessGroupGloo
 
-    class PlannedGloo(dist.ProcessGroupGloo):  # type: ignore[misc]
+    class PlannedGloo(dist.ProcessGroupGloo):
         def __init__(self, store: Any, rank: int, size: int, timeout: Any = None) -> None:
-            options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-            options._devices = [dist.ProcessGroupGloo.create_device(hostname=address)]
+            options: Any = gloo._Options()
+            options._devices = [gloo.create_device(hostname=address)]
             if timeout is not None:
                 options._timeout = timeout
             super().__init__(store, rank, size, options)
@@ -225,15 +226,16 @@ def force_backend(backend: str, meter: Meter) -> None:
         meter.joined()
 
     if backend == "gloo":
-        os.environ.setdefault("NCCL_P2P_DISABLE", "1")  # Accelerate refuses some GPUs without, although NCCL is not used
+        # Accelerate refuses some GPUs without these, although NCCL is not used
+        os.environ.setdefault("NCCL_P2P_DISABLE", "1")
         os.environ.setdefault("NCCL_IB_DISABLE", "1")
     for module in (dist, dist.distributed_c10d):
-        module.init_process_group = init_process_group
+        setattr(module, "init_process_group", init_process_group)  # noqa: B010 (mypy knows no such member)
 
 
 def watch_torch(meter: Meter, stopper: Stopper) -> None:
     """Counts batches, backward passes and optimizer steps of plain torch."""
-    backward = torch.Tensor.backward
+    backward: Any = torch.Tensor.backward
 
     def watched_backward(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if not stopper.accelerators:

@@ -133,6 +133,7 @@ class Status:
     events: tuple[Event, ...] = ()
 
     def to_json(self) -> str:
+        """The status as it is written to status.json."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
 
 
@@ -195,7 +196,9 @@ def _cause(values: Mapping[str, Any]) -> Cause:
 def fetch(address: str, port: int = STATUS_PORT, timeout: float = 2.0) -> Status:
     """Asks a launcher (seconds). Raises OSError where none answers, StatusError where what answers is no status."""
     request = urllib.request.Request(f"http://{address}:{port}/status.json")
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy: it is our own network
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({})
+    )  # never through a proxy: it is our own network
     try:
         with opener.open(request, timeout=timeout) as answer:
             return parse(answer.read(MAX_BYTES + 1))
@@ -287,7 +290,9 @@ def table(statuses: Sequence[Status], now: float | None = None) -> str:
                        _show(rank.gpu_percent, 0), _show(rank.gpu_memory_mib or rank.memory_mib, 0))  # fmt: skip
             rows.append((str(rank.rank), status.host, shown, step, *numbers, str(rank.pid or "-"), beat))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def _show(value: float | None, digits: int) -> str:

@@ -1,0 +1,58 @@
+# `make train` and `make test` work on a fresh machine. PYTHON, PIP_ARGS and INVENTORY may be given.
+SHELL := /bin/bash
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
+INVENTORY ?= inventory
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PLAY := $(BIN)/ansible-playbook
+LOCK := train/pyproject.toml train/constraints.txt
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: train status stop test lint molecule pytest lock clean
+
+train: $(VENV)/.control  ## trains on the inventory, by default on two workers of this machine
+	@$(PLAY) deploy_and_train.yml -i $(INVENTORY)
+
+status: $(VENV)/.control  ## one table of all ranks
+	@$(PLAY) status.yml -i $(INVENTORY)
+
+stop: $(VENV)/.control  ## checkpoint, then exit
+	@$(PLAY) stop.yml -i $(INVENTORY)
+
+test: lint molecule pytest  ## everything; ends with pytest's closing line
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/ansible-lint --offline -q
+
+molecule: $(VENV)/.dev
+	$(BIN)/molecule test --all
+
+pytest: $(VENV)/.dev
+	@tests/packages.sh
+	$(BIN)/pytest
+
+lock: $(VENV)/.dev  ## train/uv.lock, and the same in pip's words
+	$(BIN)/uv lock --project train
+	$(BIN)/uv export --project train --frozen --all-extras --no-hashes --no-emit-project --no-annotate --no-header -o train/constraints.txt
+
+# A constraints file from the lock: a new release elsewhere changes nothing here.
+$(VENV)/.control: $(LOCK) | $(VENV)/bin/python
+	@echo "Installing the control node's packages into $(VENV) (once, a few minutes)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c train/constraints.txt -e 'train[control]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.control
+	@echo "Installing the packages for tests"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c train/constraints.txt -e 'train[control,dev]'
+	@touch $@
+
+$(VENV)/bin/python:
+	@$(or $(PYTHON),python3) -c 'import sys; sys.exit("error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "\nhint: make train PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv $(VENV)
+
+clean:  ## removes what was made here; runs and workers stay
+	rm -rf $(VENV) .cache data
