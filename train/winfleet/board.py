@@ -161,8 +161,9 @@ class Board:
         self._stop.set()
         self._thread.join(timeout=5)
         with self._lock:
+            good = 0 if state == "finished" else None
             ranks = tuple(
-                dataclasses.replace(rank, state="ended", exit_code=exit_codes.get(rank.rank))
+                dataclasses.replace(rank, state="ended", exit_code=exit_codes.get(rank.rank, good))
                 for rank in self.read_ranks()
             )
             self.status = dataclasses.replace(self.status, ranks=ranks, state=state, cause=cause, time=time.time())

@@ -72,6 +72,8 @@ class ProcessUse:
                 self._processes[pid].cpu_percent()
                 return None, self._processes[pid].memory_info().rss / MIB
             process = self._processes[pid]
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return None, None
             return process.cpu_percent(), process.memory_info().rss / MIB
         except psutil.Error:
             return None, None
