@@ -91,7 +91,7 @@ class Board:
         with self._lock:
             ranks = self.read_ranks()
             state = self.status.state
-            if state == "starting" and any(rank.state == "training" for rank in ranks):
+            if state == "starting" and any(rank.state == "training" or rank.count for rank in ranks):
                 state = "running"
             self.status = dataclasses.replace(self.status, ranks=ranks, state=state, time=time.time())
             self._say_milestones()
@@ -130,7 +130,7 @@ class Board:
             self.say(f"Rank {rank.rank}/{plan.world_size} initialized")
         if len(joined) == len(ranks):  # a process group stands only once every rank of it is there
             self.say("All processes joined successfully")
-        if any(rank.state == "training" for rank in ranks):
+        if any(rank.state == "training" or rank.count for rank in ranks):
             noun = "GPU" if all(host.gpus for host in plan.hosts) else "process"
             self.say(
                 f"Training started with {count(plan.world_size, noun)} across {count(len(plan.hosts), 'node')}",
@@ -161,10 +161,12 @@ class Board:
         self._stop.set()
         self._thread.join(timeout=5)
         with self._lock:
+            self.status = dataclasses.replace(self.status, ranks=self.read_ranks())
+            self._say_milestones()  # a run of a second has passed them all since the last look
             good = 0 if state == "finished" else None
             ranks = tuple(
                 dataclasses.replace(rank, state="ended", exit_code=exit_codes.get(rank.rank, good))
-                for rank in self.read_ranks()
+                for rank in self.status.ranks
             )
             self.status = dataclasses.replace(self.status, ranks=ranks, state=state, cause=cause, time=time.time())
             self.say(f"Run {state}", event=True)
