@@ -1,6 +1,120 @@
-"""Lets the tests import the scripts in train/ by their names, as they import each other."""
+"""What tests share: how programs are started, and a small cluster on this machine's loopback addresses."""
 
+import json
+import os
+import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ROOT / "tests" / "scripts"
+sys.path.insert(0, str(ROOT / "train"))  # for train_config, which stands beside the trainer
+
+# One thread a rank, so that many ranks on two cores do not wait for each other's threads.
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if not name.startswith(("WINFLEET_", "WANDB_", "MOLECULE_"))},
+    "OMP_NUM_THREADS": "1",
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+    "ANSIBLE_NOCOLOR": "1",
+}
+
+
+def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """What the condition says once it is true; fails the test after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    pytest.fail(f"{what} did not happen within {seconds:.0f} s")
+
+
+def processes_with(text: str) -> list[str]:
+    """Command lines of processes whose command line or folder holds the text."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+            if line and (text in line or text in os.readlink(folder / "cwd")) and int(folder.name) != os.getpid():
+                found.append(f"{folder.name} {line}")
+        except OSError:
+            continue
+    return found
+
+
+class Fleet:
+    """Two workers of this machine, below a folder of the test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.logs, self.inventory = folder, folder / "logs", folder / "hosts.yml"
+        self.hosts: dict[str, dict[str, Any]] = {
+            f"worker{number}": {"ansible_host": f"127.0.0.{number}", "fleet_home": str(folder / f"worker{number}")}
+            for number in (1, 2)
+        }
+        self.variables: dict[str, Any] = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "uv_env_python": sys.executable,
+            "fleet_logs": str(self.logs),
+            "fleet_environment": {"OMP_NUM_THREADS": "1"},
+            "fleet_project": str(SCRIPTS),
+            "fleet_data": "",
+            "fleet_config": "",
+        }
+
+    def write(self) -> None:
+        """Writes the inventory as it stands now."""
+        workers = {"workers": {"hosts": self.hosts, "vars": self.variables}}
+        self.inventory.write_text(yaml.safe_dump(workers, allow_unicode=True), encoding="utf-8")
+
+    def play(
+        self, name: str, *arguments: str, seconds: float = 120, **environment: str
+    ) -> "subprocess.CompletedProcess[str]":
+        """Runs a playbook to its end, with its two outputs as one text."""
+        process = self.start(name, *arguments, **environment)
+        output, _ = process.communicate(timeout=seconds)
+        return subprocess.CompletedProcess(process.args, process.returncode, output)
+
+    def start(self, name: str, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        """Starts a playbook."""
+        self.write()
+        command = ["ansible-playbook", name, "-i", str(self.inventory)]
+        for argument in arguments:
+            command += ["-e", argument]
+        return subprocess.Popen(command, cwd=ROOT, env={**ENVIRONMENT, **environment}, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+
+    def status(self, host: str, run: str) -> dict[str, Any]:
+        """The run's status on a host, {} where there is none yet."""
+        path = self.folder / host / "runs" / run / "status.json"
+        values: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        return values
+
+    def wait_for_step(self, run: str, step: int) -> None:
+        """Waits until every rank has done so many steps."""
+        wait_until(
+            lambda: all(
+                status and all(rank["step"] >= step for rank in status["ranks"])
+                for status in (self.status(host, run) for host in self.hosts)
+            ),
+            60,
+            f"step {step} of {run}",
+        )
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    """A small cluster; whatever still runs on it is stopped afterwards."""
+    made = Fleet(tmp_path)
+    yield made
+    if processes_with(str(tmp_path)):
+        made.play("stop.yml", "fleet_stop_grace_seconds=0")
+    left = processes_with(str(tmp_path))
+    assert not left, f"processes stayed behind: {left}"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
 
+from ansible import context
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from winfleet.preflight import Wanted, find_problems, runs_going_on
 
 
 class ActionModule(ActionBase):
-    """winfleet_check: returns {"run", "joining"}; fails with all problems at once."""
+    """winfleet_check: returns {"run", "command", "joining", "finished"}; fails with all problems at once.
+
+    `joining`: the run is there already, so nothing is deployed; `finished`: it needs no following either.
+    """
 
     _supports_check_mode = True
     _supports_async = False
@@ -22,20 +27,32 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         given, names, hostvars = self._task.args, task_vars["ansible_play_hosts_all"], task_vars["hostvars"]
         hosts = {name: found(hostvars[name].get("fleet_host")) for name in names}
+        command = as_typed(context.CLIARGS.get("extra_vars") or ()) or str(given["command"])
         wanted = Wanted(
-            project=Path(given["project"]).expanduser(), command=str(given["command"]),
+            project=Path(given["project"]).expanduser(), command=command,
             data=optional_path(given["data"]), config=optional_path(given["config"]), run=str(given["run"] or ""),
             free_disk_gb=float(given["free_disk_gb"]),
             processes={name: int(hostvars[name].get("fleet_processes", 0)) for name in names},
         )  # fmt: skip
         running = runs_going_on(hosts)
-        problems = [] if wanted.run in running else find_problems(hosts, wanted)
+        finished = bool(wanted.run) and all(host.get("run_state") == "finished" for host in hosts.values())
+        problems = [] if wanted.run in running or finished else find_problems(hosts, wanted)
         if problems:
             raise AnsibleActionFail("\n".join(map(str, problems)))
         if running and wanted.run not in running:
             raise AnsibleActionFail(say_going_on(running))
         run = wanted.run or time.strftime("%Y%m%d-%H%M%S")
-        return {**result, "changed": False, "run": run, "joining": run in running}
+        joining = run in running or finished
+        return {**result, "changed": False, "run": run, "command": command, "joining": joining, "finished": finished}
+
+
+def as_typed(extra_vars: Any) -> str:
+    """fleet_command of `-e fleet_command="train.py --epochs 3"`, which Ansible would cut off at the first blank."""
+    for text in reversed([str(text) for text in extra_vars]):
+        typed = re.match(r"fleet_command=(?!['\"])(.*?)(?=\s+fleet_\w+=|$)", text, re.DOTALL)
+        if typed:
+            return typed[1].strip()
+    return ""
 
 
 def optional_path(value: object) -> Path | None:

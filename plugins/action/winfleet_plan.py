@@ -50,16 +50,23 @@ class ActionModule(ActionBase):
 def describe(name: str, values: Any) -> dict[str, Any]:
     """A host of the plan, from what the preflight found on it."""
     found = values["fleet_host"]["host"]
-    gpus = tuple(gpu["name"] for gpu in found["gpus"])
+    gpus = visible([gpu["name"] for gpu in found["gpus"]], variables(name, values).get("CUDA_VISIBLE_DEVICES"))
     return {
         "name": name, "address": found["address"], "adapter": found["adapter"], "os": found["os"], "gpus": gpus,
         "processes": int(values.get("fleet_processes", 0)) or len(gpus) or 1,
     }  # fmt: skip
 
 
+def visible(gpus: list[str], wanted: str | None) -> tuple[str, ...]:
+    """The GPUs that CUDA_VISIBLE_DEVICES of fleet_environment leaves; all where it is not set."""
+    if wanted is None:
+        return tuple(gpus)
+    return tuple(gpus[int(index)] for index in wanted.split(",") if index.strip().isdigit() and int(index) < len(gpus))
+
+
 def variables(name: str, values: Any) -> dict[str, str]:
     """fleet_environment of a host, as texts. Raises PlanError where it is no mapping of names to values."""
-    given = values["fleet_environment"]
+    given = values.get("fleet_environment") or {}
     if not isinstance(given, dict) or any(isinstance(value, dict | list) for value in given.values()):
         raise PlanError(
             f"{name}: fleet_environment is {given!r}\nhint: a mapping of names to texts, as {{HF_HOME: D:\\hf}}"

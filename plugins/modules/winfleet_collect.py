@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import tarfile
 import tempfile
@@ -9,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.runs import read_status, state_of
 
 DOCUMENTATION = """
 module: winfleet_collect
@@ -34,7 +37,7 @@ left: {description: "Folder of the outputs where they were too large, else empty
 
 def files_below(folder: Path) -> Iterator[Path]:
     """Plain files, not through links."""
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):  # nothing where the folder is missing
         folders[:] = [name for name in folders if name != "__pycache__"]
         for name in names:
             path = Path(parent, name)
@@ -48,6 +51,15 @@ def outputs(work: Path, code: Path) -> list[Path]:
     saved = {path for path in work.rglob("checkpoints/*") if path.is_dir()}
     newest = max(saved, key=lambda path: path.stat().st_mtime, default=None)
     return [path for path in found if not any(old in path.parents for old in saved if old != newest)]
+
+
+def add_status(tar: tarfile.TarFile, folder: Path) -> None:
+    """Adds status.json, which says "lost" where it still says "running" and its launcher is gone."""
+    if status := read_status(folder):
+        text = json.dumps({**status, "state": state_of(folder)}).encode()
+        member = tarfile.TarInfo("status.json")
+        member.size = len(text)
+        tar.addfile(member, io.BytesIO(text))
 
 
 def main() -> None:
@@ -69,11 +81,12 @@ def main() -> None:
     if not module.params["all_outputs"]:
         kept = [path for path in kept if "wandb" in path.relative_to(work).parts]
     size = sum(path.stat().st_size for path in kept) / 1e6
-    logs = [*folder.glob("*.log"), *folder.glob("*.jsonl"), *folder.glob("status.json")]
+    logs = [*folder.glob("*.log"), *folder.glob("*.jsonl")]
     handle, archive = tempfile.mkstemp(prefix="winfleet-", suffix=".tar.gz")
     with os.fdopen(handle, "wb") as file, tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as tar:
         for path in logs:
             tar.add(path, arcname=path.name)
+        add_status(tar, folder)
         for path in kept if size <= module.params["limit_mb"] else []:
             tar.add(path, arcname=str(Path("work") / path.relative_to(work)))
     left = str(work) if size > module.params["limit_mb"] else ""

@@ -35,6 +35,8 @@ python: {description: The interpreter to train with., type: str, returned: alway
 versions: {description: Versions of Python and the packages that were asked for., type: dict, returned: always}
 """
 
+KEEP = 2  # environments: the new one, and the one before it
+
 LOOK = """
 import importlib.metadata, json, platform, sys
 found = {"python": platform.python_version()}
@@ -101,6 +103,8 @@ def make(module: AnsibleModule, folder: Path) -> None:
                 msg=f"`{' '.join(command[:3])}` failed with {done.returncode}:\n{said}\n"
                 "hint: is the package index reachable from this host? set uv_env_wheels for a host without internet"
             )
+    for old in sorted(folder.parent.glob("*/winfleet.json"), key=lambda path: path.stat().st_mtime)[: -KEEP + 1]:
+        shutil.rmtree(old.parent)
     (folder / "winfleet.json").write_text(json.dumps({"digest": given["digest"]}), encoding="utf-8")
 
 

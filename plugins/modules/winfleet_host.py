@@ -22,6 +22,7 @@ description: System, cores, memory, disk, GPUs, the adapter of its address, port
 options:
   home: {description: Folder for everything of winfleet on this host., type: path, required: true}
   address: {description: IPv4 address by which the other hosts reach this one., type: str, required: true}
+  run: {description: A run whose state is wanted., type: str, default: ""}
 author: [winfleet]
 """
 EXAMPLES = """
@@ -108,7 +109,7 @@ def nearest_folder(path: str) -> str:
     return path
 
 
-def look(home: str, address: str) -> dict[str, object]:
+def look(home: str, address: str, run: str) -> dict[str, object]:
     """Everything that the preflight judges."""
     found = resolve(address)
     parent = nearest_folder(home)
@@ -128,15 +129,23 @@ def look(home: str, address: str) -> dict[str, object]:
         "adapter": adapter_of(found),
         "ports_taken": taken,
         "gpus": gpus(),
+        "run_state": state_of(Path(home, "runs", run)) if run else "none",
         "going_on": [folder.name for folder in going_on(Path(home)) if state_of(folder) in GOING_ON],
     }
 
 
 def main() -> None:
     """Ansible's entry."""
-    arguments = {"home": {"type": "path", "required": True}, "address": {"type": "str", "required": True}}
-    module = AnsibleModule(argument_spec=arguments, supports_check_mode=True)
-    module.exit_json(changed=False, host=look(os.path.abspath(module.params["home"]), module.params["address"]))
+    module = AnsibleModule(
+        argument_spec={
+            "home": {"type": "path", "required": True},
+            "address": {"type": "str", "required": True},
+            "run": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    given = module.params
+    module.exit_json(changed=False, host=look(os.path.abspath(given["home"]), given["address"], given["run"]))
 
 
 if __name__ == "__main__":

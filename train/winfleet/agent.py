@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from torch.distributed import DistNetworkError, DistStoreError
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -103,8 +105,10 @@ class Agent(LocalElasticAgent):
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result: RunResult = super()._monitor_workers(worker_group)
         if result.state in (WorkerState.FAILED, WorkerState.UNHEALTHY) and self._remaining_restarts == 0:
-            who = self.board.host.name
-            self.rendezvous.end("failed", f"a rank on {who} failed")  # before ours are stopped, which takes seconds
+            outcome = failed(result, self.board.host, self.board.folder)
+            if outcome.cause is not None and not outcome.cause.is_echo:  # an echo's cause is known elsewhere
+                text = f"a rank on {self.board.host.name} failed"
+                self.rendezvous.end("failed", text)  # before ours are stopped, which takes seconds
         return result
 
     def _exit_barrier(self) -> None:
@@ -171,19 +175,35 @@ def judge(
         text = f"the launcher was ended by {signal.Signals(error.sigval).name}"
         rendezvous.end("stopped", f"{text} on {host.name}")
         return Outcome(state="stopped", cause=Cause(host=host.name, text=text, time=time.time()))
+    except (DistNetworkError, DistStoreError):  # of the agents' store
+        return Outcome(state="failed", cause=Cause(host=host.name, text=rendezvous.lost_store(), time=time.time()))
     except (RendezvousError, RuntimeError, OSError) as error:
         rendezvous.end("failed", plain(error))
         return Outcome(state="failed", cause=Cause(host=host.name, text=plain(error), time=time.time()))
     if result is None or not result.is_failed():
         return Outcome(state="finished" if stop.asked_at is None else "stopped")
-    return failed(list(result.failures.items()), host, folder)
+    outcome = failed(result, host, folder)
+    if outcome.cause is not None and outcome.cause.is_echo:
+        return find_cause_of_echo(outcome, rendezvous, host)
+    return outcome
 
 
-def failed(failures: list[tuple[int, ProcessFailure]], host: Host, folder: Path) -> Outcome:
+def find_cause_of_echo(outcome: Outcome, rendezvous: PlanRendezvous, host: Host) -> Outcome:
+    """Waits for another host's word on why its ranks are gone, or for the silence that shows it to be lost."""
+    try:
+        rendezvous.wait_for_end(rendezvous.lost_after + 2.0)
+    except RunEndedError as error:
+        cause = Cause(host=host.name, text=plain(error), time=time.time())
+        return dataclasses.replace(outcome, cause=cause)
+    rendezvous.end("failed", f"a rank on {host.name} failed")
+    return outcome
+
+
+def failed(result: RunResult, host: Host, folder: Path) -> Outcome:
     """The outcome for ranks that failed: the cause is the first that does not only echo another's end."""
-    causes = [as_cause(rank, failure, host, folder) for rank, failure in failures]
-    first = min(causes, key=lambda cause: (cause.is_echo, cause.time))
-    return Outcome(state="failed", cause=first, exit_codes={rank: failure.exitcode for rank, failure in failures})
+    causes = [as_cause(rank, failure, host, folder) for rank, failure in result.failures.items()]
+    first = min(causes, key=lambda cause: cause.weight, default=None)
+    return Outcome(state="failed", cause=first, exit_codes={rank: f.exitcode for rank, f in result.failures.items()})
 
 
 def as_cause(rank: int, failure: ProcessFailure, host: Host, folder: Path) -> Cause:

@@ -106,10 +106,10 @@ class Board:
 
     def read_ranks(self) -> tuple[Rank, ...]:
         """The ranks of this generation, as they last said, with their use of CPU and GPU."""
-        gpus = gpu_use([rank.local_rank for rank in self.status.ranks] if self.host.gpus else [])
+        gpus = gpu_use() if self.host.gpus else []
         return tuple(self._read_rank(rank, gpus) for rank in self.status.ranks)
 
-    def _read_rank(self, rank: Rank, gpus: dict[int, tuple[float, float]]) -> Rank:
+    def _read_rank(self, rank: Rank, gpus: list[tuple[float, float]]) -> Rank:
         values: dict[str, Any] = {}
         with contextlib.suppress(OSError, json.JSONDecodeError):
             values = json.loads((self.folder / f"rank{rank.rank}.json").read_text("utf-8"))
@@ -119,7 +119,7 @@ class Board:
         if said.pid is None or said.exit_code is not None:
             return said
         cpu, memory = self._use.look(said.pid)
-        gpu, gpu_memory = gpus.get(rank.local_rank, (None, None))
+        gpu, gpu_memory = gpus[rank.local_rank] if rank.local_rank < len(gpus) else (None, None)
         return dataclasses.replace(said, cpu_percent=cpu, memory_mib=memory, gpu_percent=gpu, gpu_memory_mib=gpu_memory)
 
     def _say_milestones(self) -> None:

@@ -27,34 +27,34 @@ def _nvml() -> Iterator[bool]:
         pynvml.nvmlShutdown()
 
 
+def visible_gpus(count: int) -> list[int]:
+    """NVML's indices of the GPUs that CUDA_VISIBLE_DEVICES leaves, in local_rank order (CUDA_DEVICE_ORDER=PCI_BUS_ID)."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return list(range(count))
+    return [int(index) for index in visible.split(",") if index.strip().isdigit() and int(index) < count]
+
+
 def gpu_names() -> tuple[str, ...]:
-    """Names of this host's NVIDIA GPUs in PCI order, those that CUDA_VISIBLE_DEVICES hides left out; () without any."""
+    """Names of this host's NVIDIA GPUs in local_rank order; () without any."""
     with _nvml() as there:
         if not there:
             return ()
         names = [str(pynvml.nvmlDeviceGetName(_handle(index))) for index in range(pynvml.nvmlDeviceGetCount())]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return tuple(names)
-    return tuple(
-        names[int(index)] for index in visible.split(",") if index.strip().isdigit() and int(index) < len(names)
-    )
+    return tuple(names[index] for index in visible_gpus(len(names)))
 
 
 def _handle(index: int) -> object:
     return pynvml.nvmlDeviceGetHandleByIndex(index)
 
 
-def gpu_use(indices: list[int]) -> dict[int, tuple[float, float]]:
-    """GPU index -> (use in percent, memory used in MiB), for those that NVML can tell."""
-    found: dict[int, tuple[float, float]] = {}
-    if not indices:
-        return found
-    with _nvml() as there:
-        for index in indices if there else []:
-            with contextlib.suppress(pynvml.NVMLError):
-                use = float(pynvml.nvmlDeviceGetUtilizationRates(_handle(index)).gpu)
-                found[index] = use, pynvml.nvmlDeviceGetMemoryInfo(_handle(index)).used / MIB
+def gpu_use() -> list[tuple[float, float]]:
+    """Use (percent) and memory used (MiB) of each GPU in local_rank order; [] where NVML cannot tell."""
+    found: list[tuple[float, float]] = []
+    with _nvml() as there, contextlib.suppress(pynvml.NVMLError):
+        for index in visible_gpus(pynvml.nvmlDeviceGetCount()) if there else []:
+            use = float(pynvml.nvmlDeviceGetUtilizationRates(_handle(index)).gpu)
+            found.append((use, pynvml.nvmlDeviceGetMemoryInfo(_handle(index)).used / MIB))
     return found
 
 

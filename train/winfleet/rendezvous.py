@@ -160,9 +160,9 @@ class PlanRendezvous(RendezvousHandler):
 
         Raises RunEndedError where another host ended the run, or where this one finds that too few hosts are left.
         """
-        self.watch()
         self._beat()
         self._raise_if_ended()
+        self.watch()
         if self.machine_rank == 0 and (lost := self._lost() & set(self.hosts)):
             if len(self.hosts) - len(lost) < self.min_machines:
                 self._end_for_lost(sorted(lost))
@@ -186,6 +186,16 @@ class PlanRendezvous(RendezvousHandler):
                 self._end_for_lost(gone)
             time.sleep(0.2)
 
+    def wait_for_end(self, timeout: float) -> None:
+        """Waits for another host's word or its loss (seconds). Raises RunEndedError once there is one."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            self._beat()
+            self._raise_if_ended()
+            if self.machine_rank == 0 and (lost := self._lost() & set(self.hosts)):
+                self._end_for_lost(sorted(lost))
+            time.sleep(0.2)
+
     def end(self, state: str, text: str) -> None:
         """Ends the run for all hosts: their next look raises RunEndedError with this. The first word stands."""
         reason = json.dumps({"machine_rank": self.machine_rank, "state": state, "text": text})
@@ -202,8 +212,11 @@ class PlanRendezvous(RendezvousHandler):
             if self.store.check(["ended"]):
                 raise RunEndedError(json.loads(self.store.get("ended")))
         except (DistNetworkError, DistStoreError):
-            text = f"lost {self._name(0)}: its launcher, which holds the agents' store, is gone"
-            raise RunEndedError({"machine_rank": 0, "state": "failed", "text": text}) from None
+            raise RunEndedError({"machine_rank": 0, "state": "failed", "text": self.lost_store()}) from None
+
+    def lost_store(self) -> str:
+        """The sentence for the end of machine_rank 0's launcher."""
+        return f"lost {self._name(0)}: its launcher, which holds the agents' store, is gone"
 
     def _beat(self) -> None:
         if time.monotonic() - self._beat_at >= BEAT_SECONDS:

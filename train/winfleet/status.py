@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
+import threading
 import time
 import unicodedata
 import urllib.error
@@ -37,14 +37,15 @@ def write_atomic(path: Path, text: str) -> None:
     Virus scanners and indexers on Windows hold files open for moments (WinError 5 and 32), hence the retries.
     Raises OSError where it still fails.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     for attempt in range(20):
         try:
             os.replace(temporary, path)
             return
-        except PermissionError:
-            if os.name != "nt" or attempt == 19:
+        except OSError as error:
+            if os.name != "nt" or attempt == 19 or not isinstance(error, PermissionError):
+                temporary.unlink(missing_ok=True)
                 raise
             time.sleep(0.05)
 
@@ -100,8 +101,13 @@ class Cause:
 
     @property
     def is_echo(self) -> bool:
-        """Whether it only says that another rank or host has ended."""
-        return self.rank is None or any(echo in self.text for echo in ECHOES)
+        """Whether it only says that the connection to another rank has ended."""
+        return any(echo in self.text for echo in ECHOES)
+
+    @property
+    def weight(self) -> tuple[int, float]:
+        """What a rank itself said comes first, then what its launcher found, then echoes; of equals the earliest."""
+        return (2 if self.is_echo else 1 if self.rank is None else 0, self.time)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +162,7 @@ def known_fields(cls: type, values: object) -> dict[str, Any]:
             continue
         elif kind.startswith("int") and isinstance(value, int) and abs(value) < 2**63:
             kept[spec.name] = value
-        elif kind.startswith("float") and isinstance(value, int | float) and math.isfinite(value):
+        elif kind.startswith("float") and isinstance(value, int | float) and abs(value) < 1e300:
             kept[spec.name] = float(value)
     return kept
 
@@ -180,7 +186,7 @@ def parse(text: str | bytes) -> Status:
         kept["versions"] = {plain(name, 40): plain(value, 100) for name, value in list(named)[:40]}
         cause = _cause(values["cause"]) if isinstance(values.get("cause"), dict) else None
         status = Status(**{**kept, "ranks": ranks, "events": events, "cause": cause})
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise StatusError(f"a status that cannot be read: {plain(error, 200)}") from None
     if status.state not in STATES:
         raise StatusError(f"a status with the unknown state {status.state!r}")
@@ -226,7 +232,7 @@ def overall_state(statuses: Sequence[Status]) -> str:
 def first_failure(statuses: Sequence[Status]) -> Cause | None:
     """The failure that the others followed from: not an echo if there is one that is not, then the earliest."""
     causes = [status.cause for status in statuses if status.cause is not None]
-    return min(causes, key=lambda cause: (cause.is_echo, cause.time), default=None)
+    return min(causes, key=lambda cause: cause.weight, default=None)
 
 
 def describe_failure(cause: Cause) -> str:

@@ -1,7 +1,7 @@
 """Fits a small network to the points of data/points.csv. An ordinary Accelerate script: it knows nothing of winfleet.
 
 Row i of that file, from 1 on, has x1 = 2 frac(0.7548777 i) - 1, x2 = 2 frac(0.5698403 i) - 1 and y = sin(3 x1) + x2^2.
-"""  # noqa: INP001 (a script, not a package)
+"""
 
 import argparse
 import csv

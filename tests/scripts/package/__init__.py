@@ -1,0 +1,3 @@
+"""A package with a module to start."""
+
+NAME = "package"

@@ -1,0 +1,280 @@
+"""The launcher, for real: ranks under PyTorch's elastic agent, on this machine's loopback addresses."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ENVIRONMENT, SCRIPTS, processes_with, wait_until
+from winfleet.plan import Plan, lay_out_hosts
+
+LAUNCH = [sys.executable, "-m", "winfleet.launch"]
+
+
+def auto(folder: Path, *words: str, processes: int = 2, seconds: float = 90) -> "subprocess.CompletedProcess[str]":
+    command = [*LAUNCH, "--auto", "--processes", str(processes), *words]
+    return subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=seconds, check=False
+    )
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Iterator[Path]:
+    """A folder to start in, in which nothing may be left running."""
+    yield tmp_path
+    left = processes_with(str(tmp_path))
+    assert not left, f"processes stayed behind: {left}"
+
+
+def test_bare_accelerator_trains_and_says_the_guides_lines(copied: Path) -> None:
+    done = auto(copied, "--", str(SCRIPTS / "bare.py"), "--steps", "15")
+    assert done.returncode == 0, done.stderr
+    assert {"rank 0 of 2", "rank 1 of 2"} <= set(done.stdout.splitlines())
+    said = [line.partition("[INFO] ")[2] for line in done.stderr.splitlines() if "[INFO]" in line]
+    expected = ["Initializing distributed training...", "Rank 0/2 initialized", "Rank 1/2 initialized",
+                "All processes joined successfully", "Training started with 2 processes across 1 node", "Run finished"]  # fmt: skip
+    assert [line for line in said if line in expected] == expected
+    status = json.loads(next(copied.glob("logs/*/*/status.json")).read_text("utf-8"))
+    assert status["state"] == "finished"
+    assert [(rank["step"], rank["steps"], rank["exit_code"]) for rank in status["ranks"]] == [(15, 15, 0)] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["spawn_loader.py"], ["rank 0: 4 batches from 2 workers", "rank 1: 4 batches from 2 workers"]),
+        (["plain_torch.py"], ["rank 0: sum 3 over gloo", "rank 1: sum 3 over gloo"]),
+        (["-m", "package.module", "--a", "b c"], ["package __main__ ['--a', 'b c']"]),
+        (["-m", "accelerate.test_utils.scripts.test_sync"], ["**Test `accumulate` gradient accumulation with dataloader break**"]),
+        (["-m", "accelerate.test_utils.scripts.test_ops"], ["testing gather_object"]),
+    ],
+    ids=["spawn", "plain torch", "module", "accelerate's test_sync", "accelerate's test_ops"],
+)  # fmt: skip
+def test_foreign_scripts_run_unmodified(copied: Path, words: list[str], expected: list[str]) -> None:
+    for source in SCRIPTS.rglob("*.py"):
+        target = copied / source.relative_to(SCRIPTS)
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(source.read_bytes())
+    done = auto(copied, "--", *words)
+    assert done.returncode == 0, done.stderr
+    assert set(expected) <= set(done.stdout.splitlines())
+
+
+def test_a_rank_that_raises_ends_the_run_with_its_cause(copied: Path) -> None:
+    done = auto(copied, "--", str(SCRIPTS / "bare.py"), "--fail-rank", "1", "--sleep", "0.05", "--steps", "500")
+    assert done.returncode == 1
+    host = socket.gethostname()
+    assert f"rank 1 on {host} failed (exit code 1): ValueError: on purpose: 손실이 이상합니다" in done.stderr
+
+
+def test_a_restart_goes_on_in_a_second_generation(copied: Path) -> None:
+    script = str(SCRIPTS / "bare.py")
+    done = auto(copied, "--restarts", "1", "--", script, "--fail-rank", "1", "--fail-once", "--steps", "8")
+    assert done.returncode == 0, done.stderr
+    status = json.loads(next(copied.glob("logs/*/*/status.json")).read_text("utf-8"))
+    assert status["generation"] == 2
+    assert [event["text"] for event in status["events"]].count("Restarted: attempt 2") == 1
+
+
+def test_a_missing_script_is_one_error(copied: Path) -> None:
+    done = auto(copied, "--", "absent.py")
+    assert done.returncode == 2
+    assert done.stderr == f"error: no script absent.py in {copied}\nhint: give its path, or -m for a module\n"
+
+
+class Cluster:
+    """Launchers with one plan, each as a host of its own on a loopback address."""
+
+    def __init__(self, folder: Path, processes: list[int], command: list[str], start_timeout: int = 60) -> None:
+        values = [
+            {"name": f"pc{n}", "address": f"127.0.0.{n}", "processes": count} for n, count in enumerate(processes, 1)
+        ]
+        self.plan = Plan(
+            run="r1", command=tuple(command), hosts=lay_out_hosts(values), start_timeout_seconds=start_timeout
+        )
+        self.folder = folder
+        self.launchers: dict[int, subprocess.Popen[str]] = {}
+
+    def runs(self, machine_rank: int) -> Path:
+        return self.folder / f"pc{machine_rank + 1}" / "runs" / "r1"
+
+    def start(self, machine_rank: int) -> None:
+        folder = self.runs(machine_rank)
+        folder.mkdir(parents=True)
+        (folder / "plan.json").write_text(self.plan.to_json(), encoding="utf-8")
+        command = [*LAUNCH, "--plan", str(folder / "plan.json"), "--machine-rank", str(machine_rank)]
+        self.launchers[machine_rank] = subprocess.Popen(command, env=ENVIRONMENT, text=True, stderr=subprocess.PIPE)
+
+    def status(self, machine_rank: int) -> dict[str, object]:
+        values: dict[str, object] = json.loads((self.runs(machine_rank) / "status.json").read_text("utf-8"))
+        return values
+
+    def training(self) -> bool:
+        try:
+            return all(self.status(rank)["state"] == "running" for rank in self.launchers)
+        except OSError:
+            return False
+
+    def end(self, machine_rank: int, seconds: float = 60) -> tuple[int, str]:
+        _, said = self.launchers[machine_rank].communicate(timeout=seconds)
+        return self.launchers[machine_rank].returncode, said
+
+
+@pytest.fixture
+def kept(copied: Path) -> Iterator[list[Cluster]]:
+    """Clusters whose launchers are ended when a test fails half-way."""
+    clusters: list[Cluster] = []
+    yield clusters
+    for cluster in clusters:
+        for launcher in cluster.launchers.values():
+            launcher.kill()
+            launcher.communicate()
+    time.sleep(0.5)
+
+
+def test_one_and_three_processes_make_one_world(copied: Path, kept: list[Cluster]) -> None:
+    cluster = Cluster(copied, [1, 3], [str(SCRIPTS / "bare.py"), "--steps", "5"])
+    kept.append(cluster)
+    cluster.start(1)  # the order of starting does not matter
+    time.sleep(1)
+    cluster.start(0)
+    for machine_rank in (0, 1):
+        code, said = cluster.end(machine_rank)
+        assert code == 0, said
+        assert "[INFO] Training started with 4 processes across 2 nodes" in said
+    logs = [cluster.runs(0) / "rank0.log", *(cluster.runs(1) / f"rank{rank}.log" for rank in (1, 2, 3))]
+    assert [log.read_text("utf-8").splitlines()[0] for log in logs] == [f"rank {rank} of 4" for rank in range(4)]
+
+
+def test_gloo_and_our_own_ports_listen_on_the_plans_address_alone(copied: Path, kept: list[Cluster]) -> None:
+    cluster = Cluster(copied, [1, 1], [str(SCRIPTS / "bare.py"), "--steps", "2000", "--sleep", "0.02"])
+    kept.append(cluster)
+    for machine_rank in (0, 1):
+        cluster.start(machine_rank)
+    wait_until(cluster.training, 40, "training")
+    listening = set(
+        re.findall(
+            r"^\s*\d+: ([0-9A-F]{8}):([0-9A-F]{4}) 00000000:0000 0A", Path("/proc/net/tcp").read_text(), re.MULTILINE
+        )
+    )
+    ours = {(address, int(port, 16)) for address, port in listening}
+    assert {("0100007F", 29501), ("0100007F", 29502), ("0200007F", 29502)} <= ours
+    dynamic = {address for address, port in ours if port > 32767}
+    assert "0200007F" in dynamic, "gloo of pc2 listens on pc2's own address"
+    for machine_rank in (0, 1):
+        (cluster.runs(machine_rank) / "stop").write_text('{"grace_seconds": 30}')
+    assert [cluster.end(machine_rank)[0] for machine_rank in (0, 1)] == [3, 3]
+
+
+def test_a_failure_on_one_host_ends_the_other_within_15_seconds(copied: Path, kept: list[Cluster]) -> None:
+    words = ["--steps", "100000", "--sleep", "0.02", "--fail-rank", "1", "--fail-step", "40"]
+    cluster = Cluster(copied, [1, 1], [str(SCRIPTS / "bare.py"), *words])
+    kept.append(cluster)
+    for machine_rank in (0, 1):
+        cluster.start(machine_rank)
+    wait_until(cluster.training, 40, "training")
+    began = time.monotonic()
+    assert cluster.end(1)[0] == 1
+    assert cluster.end(0)[0] == 1
+    assert time.monotonic() - began < 15
+    cause = cluster.status(1)["cause"]
+    assert isinstance(cause, dict)
+    assert (cause["host"], cause["rank"], cause["text"]) == ("pc2", 1, "ValueError: on purpose: 손실이 이상합니다")
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_launcher_leaves_no_rank_and_the_other_host_names_it(
+    copied: Path, kept: list[Cluster], killed: int
+) -> None:
+    cluster = Cluster(copied, [1, 2], [str(SCRIPTS / "bare.py"), "--steps", "100000", "--sleep", "0.02"])
+    kept.append(cluster)
+    for machine_rank in (0, 1):
+        cluster.start(machine_rank)
+    wait_until(cluster.training, 40, "training")
+    os.kill(cluster.launchers[killed].pid, signal.SIGKILL)
+    gone = str(cluster.runs(killed))
+    wait_until(lambda: not processes_with(gone), 5, "the end of the killed launcher's ranks")
+    code, said = cluster.end(1 - killed, seconds=15)
+    assert code == 1
+    assert f"lost pc{killed + 1}" in said
+
+
+def test_a_host_that_never_comes_is_named(copied: Path, kept: list[Cluster]) -> None:
+    cluster = Cluster(copied, [1, 1], [str(SCRIPTS / "bare.py")], start_timeout=4)
+    kept.append(cluster)
+    cluster.start(0)
+    code, said = cluster.end(0)
+    assert code == 1
+    assert "pc1 failed: pc2 did not come within 4 s" in said
+
+
+def test_a_first_host_that_never_comes_is_named(copied: Path, kept: list[Cluster]) -> None:
+    cluster = Cluster(copied, [1, 1], [str(SCRIPTS / "bare.py")], start_timeout=4)
+    kept.append(cluster)
+    cluster.start(1)
+    code, said = cluster.end(1)
+    assert code == 1
+    assert "pc2 could not reach pc1 at 127.0.0.1:29501 within 4 s" in said
+
+
+def test_a_taken_port_is_named_before_anything_is_started(copied: Path, kept: list[Cluster]) -> None:
+    cluster = Cluster(copied, [1], [str(SCRIPTS / "bare.py")])
+    kept.append(cluster)
+    with socket.create_server(("127.0.0.1", 29502)):
+        cluster.start(0)
+        code, said = cluster.end(0)
+    assert code == 2
+    assert "error: pc1: port 29502 on 127.0.0.1 cannot be had: Address already in use" in said
+    assert f"(pid {os.getpid()})" in said
+    assert not (cluster.runs(0) / "status.json").exists()
+
+
+def test_a_request_to_stop_ends_all_ranks_after_the_same_step_with_a_checkpoint(
+    copied: Path, kept: list[Cluster]
+) -> None:
+    cluster = Cluster(copied, [1, 2], [str(SCRIPTS / "bare.py"), "--steps", "100000", "--sleep", "0.02"])
+    kept.append(cluster)
+    for machine_rank in (0, 1):
+        cluster.start(machine_rank)
+    wait_until(cluster.training, 40, "training")
+    (cluster.runs(1) / "stop").write_text('{"grace_seconds": 30}')  # any one host is enough
+    assert [cluster.end(machine_rank)[0] for machine_rank in (0, 1)] == [3, 3]
+    logs = [cluster.runs(0) / "rank0.log", cluster.runs(1) / "rank1.log", cluster.runs(1) / "rank2.log"]
+    steps = {line for log in logs for line in log.read_text("utf-8").splitlines() if "asked to stop" in line}
+    assert len(steps) == 1, steps
+    step = int(steps.pop().rpartition(" ")[2])
+    assert (cluster.runs(0) / "work" / "output" / "checkpoints" / f"step_{step:06d}" / "model.safetensors").exists()
+    assert cluster.status(0)["state"] == "stopped"
+
+
+def test_ranks_that_do_not_end_are_ended_after_the_grace_period(copied: Path, kept: list[Cluster]) -> None:
+    cluster = Cluster(copied, [1], [str(SCRIPTS / "bare.py"), "--sleep", "1000"])
+    kept.append(cluster)
+    cluster.start(0)
+    wait_until(cluster.training, 40, "training")
+    (cluster.runs(0) / "stop").write_text('{"grace_seconds": 1}')
+    code, said = cluster.end(0, seconds=20)
+    assert code == 3
+    assert "ranks did not reach the end of a step within 1 s and were ended" in said
+
+
+def test_stock_torchrun_takes_our_rendezvous_and_keeps_the_order_of_machines(copied: Path) -> None:
+    def torchrun(machine_rank: int, processes: int) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", str(processes),
+                   "--rdzv-backend", "winfleet", "--rdzv-endpoint", "127.0.0.1:29500", "--rdzv-id", "r1",
+                   "--rdzv-conf", f"rank={machine_rank},timeout=40", str(SCRIPTS / "bare.py"), "--steps", "3"]  # fmt: skip
+        environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"}
+        return subprocess.Popen(command, cwd=copied, env=environment, text=True, stdout=subprocess.PIPE)
+
+    second, first = torchrun(1, 2), torchrun(0, 1)
+    said = [process.communicate(timeout=90)[0] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "rank 0 of 3" in said[0]
+    assert {"rank 1 of 3", "rank 2 of 3"} <= set(said[1].splitlines())
