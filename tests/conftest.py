@@ -83,11 +83,11 @@ class Fleet:
         return subprocess.CompletedProcess(process.args, process.returncode, output)
 
     def start(self, name: str, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
-        """Starts a playbook."""
+        """Starts a playbook; arguments are settings (name=value) or options of ansible-playbook."""
         self.write()
         command = ["ansible-playbook", name, "-i", str(self.inventory)]
         for argument in arguments:
-            command += ["-e", argument]
+            command += [argument] if argument.startswith("-") else ["-e", argument]
         return subprocess.Popen(command, cwd=ROOT, env={**ENVIRONMENT, **environment}, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
 

@@ -102,5 +102,6 @@ class CallbackModule(Default):
 
     def _say_error(self, result: Any, text: str) -> None:
         host, text = result._host.get_name(), text.strip()
-        where = "" if result._task.run_once or text.startswith(host) else f"{host}: "
+        everywhere = result._task.run_once or host == "localhost" or text.startswith(host)
+        where = "" if everywhere else f"{host}: "
         self._display.display(f"error: {where}{text}", color=constants.COLOR_ERROR, stderr=True)

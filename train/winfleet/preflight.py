@@ -192,7 +192,7 @@ def check_disk(name: str, found: Mapping[str, Any], wanted: Wanted) -> Problem |
     if found["disk_free_gb"] >= wanted.free_disk_gb:
         return None
     return Problem(
-        where=name, what=f"{found['disk_free_gb']} GB free below {found['home']}, {wanted.free_disk_gb:g} GB wanted",
+        where=name, what=f"{found['disk_free_gb']} GB free below {found['home']}, {wanted.free_disk_gb:.12g} GB wanted",
         hint="make room there, set fleet_home to another disk, or lower fleet_free_disk_gb",
     )  # fmt: skip
 
