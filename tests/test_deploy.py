@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import time
@@ -15,8 +16,11 @@ SLOW = "fleet_command=bare.py --steps 100000 --sleep 0.02"
 
 
 def test_the_documented_example_of_an_own_project(fleet: Fleet) -> None:
-    project, data = ROOT / "docs" / "examples" / "own_project", ROOT / "docs" / "examples" / "own_data"
-    words = (f"fleet_project={project}", "fleet_command=train.py --epochs 3", f"fleet_data={data}", "fleet_config=")
+    guide = (ROOT / "docs" / "examples" / "own_project" / "README.md").read_text("utf-8")
+    typed = shlex.split(next(line for line in guide.splitlines() if line.startswith("ansible-playbook ")))
+    assert typed[:4] == ["ansible-playbook", "deploy_and_train.yml", "-i", "inventory"]
+    words = [word for word in typed[4:] if word != "-e"]
+    assert "fleet_command=train.py --epochs 3" in words
     done = fleet.play("deploy_and_train.yml", *words, "fleet_run=own")
     assert done.returncode == 0, done.stdout
     assert "Run own: 2 processes on worker1, worker2" in done.stdout
@@ -30,6 +34,24 @@ def test_the_documented_example_of_an_own_project(fleet: Fleet) -> None:
 
     again = fleet.play("deploy_and_train.yml", *words, "fleet_run=own2", "fleet_follow=false")
     assert "Send what the host lacks" not in again.stdout, "nothing changed, so nothing is sent"
+
+
+def test_the_default_training_leaves_model_checkpoint_and_a_wandb_run_for_each_rank(fleet: Fleet) -> None:
+    config = fleet.folder / "small.yaml"
+    small = (ROOT / "molecule" / "default" / "train_config.yaml").read_text().replace("wandb: false", "wandb: true")
+    config.write_text(small)
+    words = (f"fleet_project={ROOT / 'train'}", f"fleet_config={config}", "fleet_run=default")
+    done = fleet.play("deploy_and_train.yml", *words, 'fleet_command="train.py --data {data} --config {config}"',
+                      f"fleet_data={ROOT / 'data' / 'text'}")  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    fell = re.search(r"validation loss fell from ([0-9.]+) to ([0-9.]+) · 2 processes on 2 hosts", done.stdout)
+    assert fell, done.stdout
+    assert float(fell[2]) < float(fell[1])
+    home = fleet.logs / "default"
+    assert (home / "output" / "model" / "model.safetensors").exists()
+    assert [path.name for path in (home / "output" / "checkpoints").iterdir()] == ["step_000030"]
+    for folder in (home / "output", home / "worker2" / "output"):
+        assert list(folder.glob("wandb/offline-run-*/run-*.wandb")), f"no W&B run in {folder}"
 
 
 def test_a_run_is_seen_refused_stopped_and_continued(fleet: Fleet) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ENVIRONMENT, SCRIPTS, processes_with, wait_until
+from conftest import ENVIRONMENT, SCRIPTS, Fleet, processes_with, wait_until
 from winfleet.plan import Plan, lay_out_hosts
 
 LAUNCH = [sys.executable, "-m", "winfleet.launch"]
@@ -51,11 +51,13 @@ def test_bare_accelerator_trains_and_says_the_guides_lines(copied: Path) -> None
     [
         (["spawn_loader.py"], ["rank 0: 4 batches from 2 workers", "rank 1: 4 batches from 2 workers"]),
         (["plain_torch.py"], ["rank 0: sum 3 over gloo", "rank 1: sum 3 over gloo"]),
+        (["like_examples.py"], ["epoch 1: 43 evaluated, more than half right: True"]),
+        (["like_examples.py", "--mixed_precision", "bf16"], ["epoch 1: 43 evaluated, more than half right: True"]),
         (["-m", "package.module", "--a", "b c"], ["package __main__ ['--a', 'b c']"]),
         (["-m", "accelerate.test_utils.scripts.test_sync"], ["**Test `accumulate` gradient accumulation with dataloader break**"]),
         (["-m", "accelerate.test_utils.scripts.test_ops"], ["testing gather_object"]),
     ],
-    ids=["spawn", "plain torch", "module", "accelerate's test_sync", "accelerate's test_ops"],
+    ids=["spawn", "plain torch", "examples", "examples in bf16", "module", "accelerate's test_sync", "accelerate's test_ops"],
 )  # fmt: skip
 def test_foreign_scripts_run_unmodified(copied: Path, words: list[str], expected: list[str]) -> None:
     for source in SCRIPTS.rglob("*.py"):
@@ -274,6 +276,26 @@ def test_stock_torchrun_takes_our_rendezvous_and_keeps_the_order_of_machines(cop
         return subprocess.Popen(command, cwd=copied, env=environment, text=True, stdout=subprocess.PIPE)
 
     second, first = torchrun(1, 2), torchrun(0, 1)
+    said = [process.communicate(timeout=90)[0] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "rank 0 of 3" in said[0]
+    assert {"rank 1 of 3", "rank 2 of 3"} <= set(said[1].splitlines())
+
+
+def test_the_generated_configuration_serves_accelerate_launch_by_hand(fleet: Fleet) -> None:
+    fleet.hosts["worker2"]["fleet_processes"] = 2
+    done = fleet.play("deploy_and_train.yml", "fleet_command=bare.py --steps 3", "fleet_run=hand")
+    assert done.returncode == 0, done.stdout
+
+    def by_hand(host: str) -> "subprocess.Popen[str]":
+        config = fleet.folder / host / "runs" / "hand" / "accelerate.yaml"
+        typed = next(line for line in config.read_text("utf-8").splitlines() if "accelerate launch" in line)
+        typed = typed.removeprefix("#").replace("SCRIPT", f"{SCRIPTS / 'bare.py'} --steps 3")
+        return subprocess.Popen(
+            ["bash", "-c", typed], cwd=config.parent, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE
+        )
+
+    first, second = by_hand("worker1"), by_hand("worker2")
     said = [process.communicate(timeout=90)[0] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0)
     assert "rank 0 of 3" in said[0]
