@@ -37,7 +37,7 @@ pytest: $(VENV)/.dev
 
 lock: $(VENV)/.dev  ## train/uv.lock, and the same in pip's words
 	$(BIN)/uv lock --project train
-	$(BIN)/uv export --project train --frozen --all-extras --no-hashes --no-emit-project --no-annotate --no-header -o train/constraints.txt
+	$(BIN)/uv export --quiet --project train --frozen --all-extras --no-hashes --no-emit-project --no-annotate --no-header -o train/constraints.txt
 
 # A constraints file from the lock: a new release elsewhere changes nothing here.
 $(VENV)/.control: $(LOCK) | $(VENV)/bin/python

@@ -63,8 +63,10 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "IPv6": (
         lambda: host(address="fe80::1"),
-        "host pc1: address 'fe80::1' is not an IPv4 address\n"
-        "hint: set fleet_address of pc1 to the address that the other hosts reach",
+        (
+            "host pc1: address 'fe80::1' is not an IPv4 address\n"
+            "hint: set fleet_address of pc1 to the address that the other hosts reach"
+        ),
     ),
     "no processes": (
         lambda: host(processes=0),
@@ -72,8 +74,10 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "same address": (
         lambda: plan(hosts=hosts(1, 1, address="10.0.0.9")),
-        "hosts pc1 and pc2 have the same address 10.0.0.9\n"
-        "hint: give pc2 its own fleet_address, or remove one of the two from the inventory",
+        (
+            "hosts pc1 and pc2 have the same address 10.0.0.9\n"
+            "hint: give pc2 its own fleet_address, or remove one of the two from the inventory"
+        ),
     ),
     "no command": (
         lambda: plan(command=()),
@@ -93,8 +97,10 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "Windows and Linux": (
         lambda: plan(hosts=(host(os="Windows"), host(name="pc2", address="10.0.0.2", machine_rank=1, first_rank=1))),
-        "Windows and other hosts cannot train in one group: pc2 (Linux)\n"
-        "hint: gloo does not connect them; leave one kind out of the group `workers`",
+        (
+            "Windows and other hosts cannot train in one group: pc2 (Linux)\n"
+            "hint: gloo does not connect them; leave one kind out of the group `workers`"
+        ),
     ),
     "ranks out of order": (
         lambda: plan(hosts=hosts(1, 2)[::-1]),
@@ -102,8 +108,10 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "broken JSON": (
         lambda: Plan.from_json("{"),
-        "plan.json cannot be read: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)\n"
-        "hint: deploy again",
+        (
+            "plan.json cannot be read: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)\n"
+            "hint: deploy again"
+        ),
     ),
     "no plan": (lambda: Plan.from_json("{}"), "plan.json cannot be read: 'hosts'\nhint: deploy again"),
     "missing file": (
@@ -122,7 +130,7 @@ def test_what_cannot_be_run_is_refused_with_its_fix(make: Callable[[], object], 
 
 @pytest.mark.parametrize("change", [{"hosts": 3}, {"hosts": ["pc1"]}, {"command": 3}, {"surprise": 1}, {"run": None}])
 def test_plan_json_with_a_wrong_type_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(PlanError, match="plan.json cannot be read"):
+    with pytest.raises(PlanError, match=r"plan\.json cannot be read"):
         Plan.from_json(json.dumps(json.loads(plan().to_json()) | change))
 
 

@@ -49,7 +49,7 @@ class ActionModule(ActionBase):
 def as_typed(extra_vars: Any) -> str:
     """fleet_command of `-e fleet_command="train.py --epochs 3"`, which Ansible would cut off at the first blank."""
     for text in reversed([str(text) for text in extra_vars]):
-        typed = re.match(r"fleet_command=(?!['\"])(.*?)(?=\s+fleet_\w+=|$)", text, re.DOTALL)
+        typed = re.search(r"(?:^|\s)fleet_command=(?!['\"])(.*?)(?=\s+fleet_\w+=|$)", text, re.DOTALL)
         if typed:
             return typed[1].strip()
     return ""
@@ -65,7 +65,7 @@ def found(registered: Any) -> dict[str, Any]:
     registered = registered or {}
     if "host" in registered:
         return dict(registered["host"])
-    return {"unreachable": f"did not answer: {str(registered.get('msg', 'no result')).strip()}"}
+    return {"unreachable": str(registered.get("msg", "no result"))}
 
 
 def say_going_on(running: dict[str, list[str]]) -> str:

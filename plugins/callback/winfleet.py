@@ -6,6 +6,7 @@ from typing import Any
 
 from ansible import constants
 from ansible.plugins.callback.default import CallbackModule as Default
+from winfleet.causes import describe_unreachable
 
 DOCUMENTATION = """
 name: winfleet
@@ -93,7 +94,7 @@ class CallbackModule(Default):
         if not self._short:
             super().v2_runner_on_unreachable(result)
         elif not result._task.ignore_unreachable:
-            self._say_error(result, f"did not answer: {result._result.get('msg', '')}")
+            self._say_error(result, describe_unreachable(result._host.get_name(), str(result._result.get("msg", ""))))
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         """The counts of tasks tell a user nothing."""

@@ -32,7 +32,7 @@ def list_files(folder: Path, *, honour_git: bool) -> list[PurePosixPath]:
         raise FolderError(f"no folder {folder}")
     names = _git_files(folder) if honour_git else None
     if names is None:
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if _counts(path)]
     kept = sorted(PurePosixPath(name) for name in names if not NEVER_SENT.intersection(PurePosixPath(name).parts))
     if not kept:
         raise FolderError(f"folder {folder} has no files to send")
@@ -40,7 +40,14 @@ def list_files(folder: Path, *, honour_git: bool) -> list[PurePosixPath]:
     for name in kept:
         if not (folder / name).resolve().is_relative_to(root):
             raise FolderError(f"{folder / name} is a link that leads out of {folder}")
+        if (folder / name).is_dir():
+            raise FolderError(f"{folder / name} is a link to a folder; only links to files are sent")
     return kept
+
+
+def _counts(path: Path) -> bool:
+    # a link to a folder is no file and nothing follows it: it must not be left out without a word
+    return path.is_file() or (path.is_symlink() and path.is_dir())
 
 
 def _git_files(folder: Path) -> list[str] | None:
@@ -51,7 +58,7 @@ def _git_files(folder: Path) -> list[str] | None:
     if found.returncode:
         return None  # no checkout
     names = found.stdout.decode("utf-8", "surrogateescape").split("\0")
-    return [name for name in names if name and (folder / name).is_file()]
+    return [name for name in names if name and _counts(folder / name)]
 
 
 def digest(folder: Path, names: Iterable[PurePosixPath]) -> str:
@@ -101,6 +108,8 @@ def unpack(archive: Path, target: Path, expected: str) -> None:
         os.chmod(fresh, 0o755)  # noqa: S103 (mkdtemp's 0700 would hide it from a task of another user)
         if not target.exists():
             os.rename(fresh, target)
+    except tarfile.TarError:
+        raise FolderError("the archive is no whole tar file") from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from winfleet.causes import describe_unreachable
 from winfleet.plan import RUN_NAME, PlanError, check_addresses
 
 PORT_MEANINGS = {
@@ -152,7 +153,8 @@ def load_config(config: Path, project: Path) -> None:
 def check_host(name: str, found: Mapping[str, Any], wanted: Wanted) -> list[Problem]:
     """One host by itself."""
     if "unreachable" in found:
-        return [Problem(where=name, what=str(found["unreachable"]), hint=f"try `ansible {name} -m ping`")]
+        what, _, hint = describe_unreachable(name, str(found["unreachable"])).partition("\n  hint: ")
+        return [Problem(where=name, what=what, hint=hint)]
     checks: Sequence[Callable[[str, Mapping[str, Any], Wanted], Problem | None]] = (
         check_address, check_writable, check_disk, check_processes,
     )  # fmt: skip

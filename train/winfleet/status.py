@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import http.client
 import json
 import os
 import threading
@@ -212,7 +213,7 @@ def fetch(address: str, port: int = STATUS_PORT, timeout: float = 2.0) -> Status
         raise StatusError(f"{address}:{port} answered {error.code}: no winfleet launcher") from None
     except urllib.error.URLError as error:
         raise OSError(str(error.reason)) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, http.client.HTTPException) as error:
         if isinstance(error, OSError | StatusError):
             raise
         raise StatusError(f"{address}:{port}: {plain(error, 200)}") from None
@@ -245,7 +246,7 @@ def describe_failure(cause: Cause) -> str:
 
 def duration(seconds: float) -> str:
     """0:42, 12:05 or 3:07:10."""
-    minutes, seconds = divmod(max(0, round(seconds)), 60)
+    minutes, seconds = divmod(round(min(max(0.0, seconds), 1e9)), 60)  # a status may say anything
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 

@@ -1,0 +1,82 @@
+"""Reads worker files, or asks PCs for their certificates, and makes or extends a cluster's inventory."""
+
+from __future__ import annotations
+
+import glob
+import socket
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from winfleet.clusters import ClusterError, Worker, add, check_fingerprint, fetch_worker, read_worker
+
+
+class ActionModule(ActionBase):
+    """winfleet_add_workers: folder, files, addresses, fingerprints, replace, look_only.
+
+    With look_only it returns {"found": [{"name", "address", "fingerprint", "certificate"}]} and writes nothing, so
+    that a person can compare; `pinned` gives the same back.
+    """
+
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
+        """Ansible's entry."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        given = self._task.args
+        try:
+            if given.get("look_only"):
+                found = [
+                    look(address, given.get("fingerprints") or {}) for address in addresses(given.get("addresses"))
+                ]
+                return {**result, "changed": False, "found": found}
+            workers = [read_worker(path) for path in files(str(given.get("files") or ""))]
+            workers += [
+                Worker(name=w["name"], address=w["address"], certificate=w["certificate"])
+                for w in given.get("pinned") or []
+            ]
+            folder = Path(given["folder"]).expanduser()
+            done = add(folder, workers, replace=bool(given.get("replace")), dry_run=self._task.check_mode)
+        except (ClusterError, OSError) as error:
+            raise AnsibleActionFail(str(error).replace("\nhint:", "\n  hint:")) from None
+        return {**result, **done}
+
+
+def files(given: str) -> list[Path]:
+    """The *.worker.yml of a folder, or those that a pattern names. Raises ClusterError where there is none."""
+    if not given:
+        return []
+    path = Path(given).expanduser()
+    found = (
+        sorted(path.glob("*.worker.yml")) if path.is_dir() else [Path(name) for name in sorted(glob.glob(str(path)))]
+    )
+    if not found:
+        raise ClusterError(
+            f"no *.worker.yml in {given}\nhint: copy them there from the workers, beside worker_setup.ps1"
+        )
+    return found
+
+
+def addresses(given: Any) -> list[str]:
+    """Addresses of a list or of a text with commas, names resolved. Raises ClusterError for a name without address."""
+    names = given if isinstance(given, list) else [part.strip() for part in str(given or "").split(",") if part.strip()]
+    found = []
+    for name in names:
+        try:
+            found.append(socket.gethostbyname(str(name)))
+        except OSError:
+            raise ClusterError(f"{name} resolves to no address\nhint: give its IPv4 address") from None
+    return found
+
+
+def look(address: str, fingerprints: Any) -> dict[str, Any]:
+    """The PC's certificate and its fingerprint, compared with the given one if there is one."""
+    worker = fetch_worker(address)
+    if address in fingerprints:
+        check_fingerprint(worker, str(fingerprints[address]))
+    return {
+        "name": worker.name, "address": address, "fingerprint": worker.fingerprint, "certificate": worker.certificate,
+        "pinned": address in fingerprints,
+    }  # fmt: skip

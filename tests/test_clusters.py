@@ -1,0 +1,104 @@
+"""add_workers.yml: clusters are made and extended from worker files, and a changed certificate is refused."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from winfleet.clusters import ClusterError, Worker, add, check_fingerprint, fingerprint, load, read_worker
+
+
+def certificate(folder: Path, name: str) -> str:
+    path = folder / f"{name}.crt"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        str(folder / "key"),
+        "-out",
+        str(path),
+    ]
+    subprocess.run([*command, "-days", "30", "-subj", f"/CN={name}"], check=True, capture_output=True)
+    return path.read_text()
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> list[Worker]:
+    return [
+        Worker(name=f"연구실-{n}", address=f"192.168.0.2{n}", certificate=certificate(tmp_path, f"pc{n}"), user="lab")
+        for n in (1, 2)
+    ]
+
+
+def test_a_cluster_is_made_extended_and_keeps_the_users_comments(tmp_path: Path, workers: list[Worker]) -> None:
+    folder = tmp_path / "inventories" / "lab"
+    assert add(folder, workers[:1], replace=False, dry_run=False)["changed"]
+    hosts = folder / "hosts.yml"
+    hosts.write_text(hosts.read_text("utf-8").replace("workers:", "# 우리 연구실\nworkers:"), "utf-8")
+    done = add(folder, workers[1:], replace=False, dry_run=False)
+    assert done == {"changed": True, "hosts": ["연구실-1", "연구실-2"]}
+    assert "# 우리 연구실" in hosts.read_text("utf-8")
+    assert not add(folder, workers, replace=False, dry_run=False)["changed"], "twice is the same as once"
+    entry = yaml.safe_load(hosts.read_text("utf-8"))["workers"]["hosts"]["연구실-2"]
+    assert entry["ansible_host"] == "192.168.0.22"
+    pinned = Path(entry["ansible_winrm_ca_trust_path"].replace("{{ inventory_dir }}", str(folder)))
+    assert fingerprint(pinned.read_text()) == workers[1].fingerprint
+
+
+def test_a_changed_certificate_is_refused_by_name_until_it_is_said_to_be_right(
+    tmp_path: Path, workers: list[Worker]
+) -> None:
+    folder = tmp_path / "lab"
+    add(folder, workers, replace=False, dry_run=False)
+    changed = Worker(name=workers[0].name, address=workers[0].address, certificate=workers[1].certificate)
+    with pytest.raises(ClusterError, match="연구실-1: its certificate has changed: SHA-256") as error:
+        add(folder, [changed], replace=False, dry_run=False)
+    assert "-e fleet_replace_certificates=true" in str(error.value)
+    assert add(folder, [changed], replace=True, dry_run=False)["changed"]
+
+
+def test_two_workers_of_one_address_are_refused_before_anything_is_written(
+    tmp_path: Path, workers: list[Worker]
+) -> None:
+    twin = Worker(name="twin", address=workers[0].address, certificate=workers[1].certificate)
+    with pytest.raises(ClusterError, match=r"hosts 연구실-1 and twin have the same address 192\.168\.0\.21"):
+        add(tmp_path / "lab", [workers[0], twin], replace=False, dry_run=False)
+    assert not (tmp_path / "lab").exists()
+
+
+def test_check_mode_writes_nothing(tmp_path: Path, workers: list[Worker]) -> None:
+    assert add(tmp_path / "lab", workers, replace=False, dry_run=True)["changed"]
+    assert not (tmp_path / "lab").exists()
+    assert list(load(tmp_path / "lab")) == ["workers", "windows"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"certificate": "no PEM"}, "is no worker file"),
+        ({"address": "pc1.local"}, "is no worker file"),
+        ({"name": "../../etc/passwd"}, "cannot be used"),
+        ({"user": "{{ lookup('pipe', 'id') }}"}, "cannot be used"),
+        ({"certificate_sha256": "AA:BB"}, "the file says AA:BB"),
+        ({"port": "many"}, "is no worker file"),
+    ],
+)
+def test_a_worker_file_is_data_and_never_trusted(
+    tmp_path: Path, workers: list[Worker], change: dict[str, str], message: str
+) -> None:
+    values = {"name": "pc1", "address": "192.168.0.21", "user": "lab", "certificate": workers[0].certificate, **change}
+    path = tmp_path / "pc1.worker.yml"
+    path.write_text(yaml.safe_dump(values), "utf-8-sig")
+    with pytest.raises(ClusterError, match=message) as error:
+        read_worker(path)
+    assert "\nhint: " in str(error.value)
+
+
+def test_a_given_fingerprint_must_be_the_certificates(workers: list[Worker]) -> None:
+    check_fingerprint(workers[0], workers[0].fingerprint.lower().replace(":", " "))
+    with pytest.raises(ClusterError, match="somebody else answers"):
+        check_fingerprint(workers[0], workers[1].fingerprint)

@@ -1,0 +1,155 @@
+"""What holds for the whole repository: roles and their documents, the lock, the order of variables, and text files."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ENVIRONMENT, ROOT
+
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+PLAYBOOKS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.yml", "playbooks/*.yml", "molecule/*/converge.yml", "molecule/*/verify.yml")
+    for path in ROOT.glob(pattern)
+)
+TYPES: dict[str, type] = {"str": str, "int": int, "bool": bool, "float": float, "list": list, "dict": dict, "path": str}
+
+# Given to a real ansible-playbook that has no task to run: a line for each play, with the variables of each host.
+CALLBACK = """
+import json
+from ansible.plugins.callback import CallbackBase
+
+
+class CallbackModule(CallbackBase):
+    CALLBACK_VERSION, CALLBACK_TYPE, CALLBACK_NAME = 2.0, "stdout", "resolved"
+
+    def v2_playbook_on_start(self, playbook):
+        self.file = playbook._file_name
+
+    def v2_playbook_on_play_start(self, play):
+        manager = play.get_variable_manager()
+        for host in manager._inventory.get_hosts(play.hosts):
+            values = manager.get_vars(play=play, host=host)
+            found = {name: value for name, value in values.items() if name.startswith("fleet_")}
+            print(json.dumps({"file": self.file, "host": host.name, "values": found}))
+
+    def v2_playbook_on_task_start(self, task, is_conditional):
+        print("a task runs:", task)
+"""
+
+
+def read_yaml(path: str) -> Any:
+    return yaml.safe_load((ROOT / path).read_text("utf-8"))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_documents_every_default(role: str) -> None:
+    defaults = read_yaml(f"roles/{role}/defaults/main.yml")
+    options = read_yaml(f"roles/{role}/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    assert list(options) == list(defaults), "in the same order"
+    for name, option in options.items():
+        assert name.startswith(f"{role}_")
+        assert option["description"].endswith("."), name
+        expected = option["type"]
+        if option.get("no_log"):
+            assert "default" not in option, f"{name}: what is never shown is not repeated"
+            continue
+        assert option["default"] == defaults[name], name
+        assert type(option["default"]) is TYPES[expected] or "{{" in str(option["default"]), name
+        assert option["default"] in option.get("choices", [option["default"]]), name
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_explains_every_default_and_is_proved(role: str) -> None:
+    lines = (ROOT / "roles" / role / "defaults" / "main.yml").read_text("utf-8").splitlines()
+    bare = [
+        line for above, line in zip(["", *lines], lines, strict=False) if re.match(r"\w+:", line) and above[:2] != "# "
+    ]
+    assert bare == []
+    wanted = [f"roles/{role}/README.md", f"roles/{role}/tasks/main.yml"]
+    wanted += [f"molecule/{role}/{name}.yml" for name in ("molecule", "converge", "verify")]
+    assert [path for path in wanted if not (ROOT / path).is_file()] == []
+
+
+def uv(*words: str) -> str:
+    command = [str(Path(sys.executable).with_name("uv")), *words]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**ENVIRONMENT, "UV_OFFLINE": "1"}, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_lock_fits_the_project_and_the_constraints_are_the_lock() -> None:
+    uv("lock", "--project", "train", "--check")
+    export = re.search(r"\$\(BIN\)/uv (export .*) -o (\S+)", (ROOT / "Makefile").read_text("utf-8"))
+    assert export is not None
+    given = (ROOT / export[2]).read_text("utf-8").splitlines()
+    assert [line for line in given if not line.startswith("#")] == uv(*shlex.split(export[1])).splitlines()
+
+
+@pytest.fixture(scope="module")
+def resolved(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The variables of every host in every play of every playbook, with settings in all places of an inventory."""
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / "plugins").mkdir()
+    (folder / "plugins" / "resolved.py").write_text(CALLBACK, "utf-8")
+    (folder / "group_vars").mkdir()
+    (folder / "group_vars" / "all.yml").write_text("fleet_fetch_limit_mb: 66\n")
+    (folder / "group_vars" / "workers.yml").write_text("fleet_free_disk_gb: 77\n")
+    workers = {"hosts": {"pc1": {}, "pc2": {"fleet_processes": 3}}, "vars": {"fleet_home": "/of/the/inventory"}}
+    (folder / "hosts.yml").write_text(json.dumps({"all": {"vars": {"fleet_run": "of-all"}}, "workers": workers}))
+    settings = {"ANSIBLE_CALLBACK_PLUGINS": str(folder / "plugins"), "ANSIBLE_STDOUT_CALLBACK": "resolved"}
+    done = subprocess.run(
+        ["ansible-playbook", "-i", folder / "hosts.yml", "--tags", "no_task_has_this_tag", *PLAYBOOKS],
+        cwd=ROOT, env={**ENVIRONMENT, **settings}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "a task runs" not in done.stdout
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize("playbook", PLAYBOOKS)
+def test_an_inventory_wins_over_our_defaults_from_every_playbook(playbook: str, resolved: list[dict[str, Any]]) -> None:
+    defaults = read_yaml("group_vars/all.yml")
+    of_inventory = {
+        "fleet_home": "/of/the/inventory", "fleet_run": "of-all", "fleet_free_disk_gb": 77, "fleet_fetch_limit_mb": 66,
+    }  # fmt: skip
+    assert set(of_inventory) < set(defaults)
+    plays = [line for line in resolved if line["file"] == playbook and line["host"] != "localhost"]
+    controller_alone = playbook == "add_workers.yml"
+    assert {line["host"] for line in plays} == (set() if controller_alone else {"pc1", "pc2"})
+    for line in plays:
+        processes = {"fleet_processes": 3} if line["host"] == "pc2" else {}
+        assert line["values"] == {**defaults, **of_inventory, **processes}
+
+
+@pytest.fixture(scope="module")
+def tracked() -> dict[str, bytes]:
+    """Every file in git, links left out."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("no checkout of git")
+    paths = [ROOT / name for name in listed.stdout.split("\0") if name]
+    return {
+        str(path.relative_to(ROOT)): path.read_bytes() for path in paths if path.is_file() and not path.is_symlink()
+    }
+
+
+def test_text_files_are_tidy(tracked: dict[str, bytes]) -> None:
+    assert len(tracked) > 50
+    ends = (".sh", ".ps1", ".py", ".yml", ".yaml", ".md", ".toml", ".cfg", ".j2")
+    assert [name for name, text in tracked.items() if name.endswith(ends) and text and not text.endswith(b"\n")] == []
+    assert [name for name, text in tracked.items() if name.endswith((".yml", ".yaml")) and b"\t" in text] == []
+    scripts = {name: text for name, text in tracked.items() if name.endswith(".ps1") and not text.isascii()}
+    assert [name for name, text in scripts.items() if not text.startswith(b"\xef\xbb\xbf")] == []
+
+
+def test_no_file_tells_where_it_was_made(tracked: dict[str, bytes]) -> None:
+    assert [name for name, text in tracked.items() if re.search(rb"\.\./shared|/[w]ork/", text)] == []
