@@ -1,6 +1,8 @@
 """The runner's own parts, without a cluster: what is counted in a rank, and when it stops."""
 
 import json
+import subprocess
+import sys
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -8,9 +10,26 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import ENVIRONMENT
 from winfleet.runner import Meter, Stopper, batch_size
 
 Pair = namedtuple("Pair", "image label")  # noqa: PYI024 (as torch's own default collation makes them)
+
+
+# In a process of its own, with which the meters' threads end.
+LAST_WORDS = """
+import json, sys, time
+from pathlib import Path
+from winfleet.runner import Meter
+
+sys.setswitchinterval(1e-6)
+folders = [Path(str(number)) for number in range(150)]
+for folder in folders:
+    folder.mkdir()
+    Meter(folder).finish()
+time.sleep(0.05)
+print([json.loads((folder / "rank0.json").read_text("utf-8"))["state"] for folder in folders].count("ended"))
+"""
 
 
 @pytest.fixture
@@ -87,6 +106,13 @@ def test_a_step_has_the_mean_loss_of_its_micro_batches_in_the_metrics(
     assert [(line["time"], line["generation"]) for line in lines] == [(1000.0, 2), (1000.6, 2)]
     beat = json.loads((tmp_path / "rank3.json").read_text("utf-8"))
     assert (beat["rank"], beat["state"], beat["count"], beat["loss"]) == (3, "ended", 3, 8.0)
+
+
+def test_the_last_words_of_a_rank_stay(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LAST_WORDS], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "150\n", "an older beat came after them"
 
 
 def test_the_scripts_own_step_goes_on_after_a_resume() -> None:

@@ -116,8 +116,8 @@ class Plan:
         """Reads the file. Raises PlanError where it is missing or is no plan."""
         try:
             return cls.from_json(path.read_text("utf-8"))
-        except OSError as error:
-            raise PlanError(f"{path}: {error.strerror}\nhint: deploy again") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise PlanError(f"{path}: {getattr(error, 'strerror', error)}\nhint: deploy again") from None
 
 
 def lay_out_hosts(hosts: Iterable[Mapping[str, Any]]) -> tuple[Host, ...]:

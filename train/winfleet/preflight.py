@@ -147,7 +147,8 @@ def load_config(config: Path, project: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look themselves up there
     spec.loader.exec_module(module)
-    module.load(config)
+    if hasattr(module, "load"):  # another project's train_config.py may be something else
+        module.load(config)
 
 
 def check_host(name: str, found: Mapping[str, Any], wanted: Wanted) -> list[Problem]:

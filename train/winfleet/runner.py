@@ -55,6 +55,7 @@ class Meter:
         self._optimizer: int | None = None
         self._written_at = 0.0
         self._metrics: IO[str] | None = None
+        self._writing = threading.Lock()
         if folder is not None:
             self._metrics = (folder / f"metrics-rank{self.rank}.jsonl").open("a", encoding="utf-8", buffering=1)
             threading.Thread(target=self._beat, daemon=True, name="winfleet-beat").start()
@@ -67,7 +68,8 @@ class Meter:
     def write(self) -> None:
         """Writes rank<r>.json now."""
         if self.folder is not None:
-            write_atomic(self.folder / f"rank{self.rank}.json", json.dumps({**self.values, "beat": time.time()}))
+            with self._writing:  # else an older beat could replace a rank's last words
+                write_atomic(self.folder / f"rank{self.rank}.json", json.dumps({**self.values, "beat": time.time()}))
 
     def joined(self) -> None:
         """The rank's process group stands."""

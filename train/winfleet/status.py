@@ -156,7 +156,8 @@ def known_fields(cls: type, values: object) -> dict[str, Any]:
     for spec in dataclasses.fields(cls):
         value, kind = values.get(spec.name), str(spec.type)
         if kind.startswith("str") and isinstance(value, str):
-            kept[spec.name] = plain(value)
+            text = plain(value)  # an exception may have lines, anything else with some would forge lines of ours
+            kept[spec.name] = text if cls is Cause else " ".join(text.split("\n"))
         elif kind.startswith("bool") and isinstance(value, bool):
             kept[spec.name] = value
         elif isinstance(value, bool):
