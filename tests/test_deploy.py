@@ -38,7 +38,7 @@ def test_the_documented_example_of_an_own_project(fleet: Fleet) -> None:
 
 def test_the_default_training_leaves_model_checkpoint_and_a_wandb_run_for_each_rank(fleet: Fleet) -> None:
     config = fleet.folder / "small.yaml"
-    small = (ROOT / "molecule" / "default" / "train_config.yaml").read_text().replace("wandb: false", "wandb: true")
+    small = (ROOT / "molecule" / "hosts" / "train_config.yaml").read_text().replace("wandb: false", "wandb: true")
     config.write_text(small)
     words = (f"fleet_project={ROOT / 'train'}", f"fleet_config={config}", "fleet_run=default")
     done = fleet.play("deploy_and_train.yml", *words, 'fleet_command="train.py --data {data} --config {config}"',
