@@ -9,7 +9,10 @@ PLAY := $(BIN)/ansible-playbook
 LOCK := train/pyproject.toml train/constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: train status stop test lint molecule pytest lock clean
+N ?= 2
+PCS := $(foreach number,$(shell seq $(N)),pc$(number))
+
+.PHONY: train status stop test lint molecule pytest lab lab-ready lab-down lock clean
 
 train: $(VENV)/.control  ## trains on the inventory, by default on two workers of this machine
 	@$(PLAY) deploy_and_train.yml -i $(INVENTORY)
@@ -34,6 +37,19 @@ molecule: $(VENV)/.dev
 pytest: $(VENV)/.dev
 	@tests/packages.sh
 	$(BIN)/pytest
+
+lab: $(VENV)/.control  ## N Windows PCs on this machine (root, Debian), closed as freshly installed ones
+	@molecule/lab/lab setup
+	@molecule/lab/lab up $(N)
+	@echo "Open one as its owner would:  molecule/lab/lab run pc1 --policy Bypass scripts/worker_setup.ps1 -MasterIP 10.77.0.1"
+	@echo "Or all, and add them:         make lab-ready"
+
+lab-ready: lab  ## opens the PCs with worker_setup.ps1 and makes inventories/lab
+	@molecule/lab/ready $(PCS)
+
+lab-down: $(VENV)/.control  ## takes every trace of the lab away but its cache
+	@molecule/lab/lab down
+	@rm -rf inventories/lab inventories/certificates/lab
 
 lock: $(VENV)/.dev  ## train/uv.lock, and the same in pip's words
 	$(BIN)/uv lock --project train
