@@ -36,6 +36,10 @@ RECORDED = {
         "Task failed: ntlm: Could not find a suitable TLS CA certificate bundle, invalid path: /x/certificates/lab/pc2.pem"
     ),
     "wrong-protocol": POOL + "SSLError(SSLError(1, '[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)')))",
+    "ssh-unreachable": (
+        "Task failed: Data could not be sent to remote host '127.0.0.2'. Make sure this host can be reached over SSH: "
+        "[Errno 32] Broken pipe"
+    ),
     "ssh-key": "Failed to connect to the host via ssh: alice@10.0.0.2: Permission denied (publickey).",
 }
 

@@ -95,6 +95,12 @@ CONNECTION: Final = (
         fix="switch {host} on and check its cable and address",
     ),
     Explanation(
+        code="ssh-unreachable",
+        symptom=r"Data could not be sent to remote host|connect to the host via ssh",
+        cause="SSH did not get through: it is off, or has no SSH server",
+        fix="connect once by hand: ssh USER@ADDRESS, then run again",
+    ),
+    Explanation(
         code="firewalled",
         symptom=r"timed out|Timeout",
         cause="it does not answer: a firewall drops the connection, remoting is off, or it is off",
