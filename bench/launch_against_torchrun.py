@@ -1,6 +1,6 @@
 """Compares winfleet's launcher with torchrun: the same unmodified train/train.py, two processes on this machine.
 
-    .venv/bin/python bench/launch_against_torchrun.py [--pairs N]
+    .venv/bin/python bench/launch_against_torchrun.py [--pairs N] [--wait SECONDS]
 
 Both are measured in the same way, by when the lines of the trainer arrive. Whatever the figures say, it exits with 0;
 with 1 where a launcher fails. See bench/README.md.
@@ -87,6 +87,13 @@ def cpu_seconds() -> tuple[float, float]:
     return sum(machine) - idle, own.user + own.system + own.children_user + own.children_system
 
 
+def wait_for_quiet(seconds: float) -> None:
+    """Waits, at most `seconds`, until the machine was idle for three of them."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and psutil.cpu_percent(3.0) / 100 * (psutil.cpu_count() or 1) > QUIET_CORES:
+        pass
+
+
 def run(launcher: str, config: Path, data: Path) -> Run:
     """One run in a fresh folder. Raises RunError."""
     script = [str(TRAIN / "train.py"), "--config", str(config), "--data", str(data)]
@@ -154,7 +161,11 @@ def main() -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Compares winfleet's launcher with torchrun on this machine.")
     parser.add_argument("--pairs", type=int, default=5, help="how often both are run, 1 or more (default: 5)")
-    pairs = parser.parse_args().pairs
+    parser.add_argument(
+        "--wait", type=float, default=0.0, help="seconds to wait at most, before each pair, for idle cores"
+    )
+    found = parser.parse_args()
+    pairs: int = found.pairs
     if pairs < 1:
         parser.error(f"--pairs {pairs}: give a number from 1 on")
     print(machine())
@@ -171,6 +182,7 @@ def main() -> int:
             columns = f"{'winfleet':>10}{'torchrun':>10}"
             print(f"{'pair  order':<14}{columns}{'ratio':>10}{columns}{'ratio':>10}{columns}{columns}", flush=True)
             for number in range(pairs):
+                wait_for_quiet(found.wait)
                 order = list(LAUNCHERS) if number % 2 == 0 else list(reversed(LAUNCHERS))
                 pair = {launcher: run(launcher, config, data) for launcher in order}
                 results.append(pair)

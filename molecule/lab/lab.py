@@ -38,6 +38,7 @@ PROGRAMS = {
     "x86_64-w64-mingw32-gcc": "gcc-mingw-w64-x86-64",
     "localedef": "locales",
 }
+DOUBLES = ("powercfg", "winrm", "pwsh", "netsh")  # programs that are copies of powershell.exe, answered by doubles.psm1
 BOOT_TIME = 60  # seconds in which a PC must be up
 NAMED = ("unshare", "--uts", "sh", "-c", 'hostname "$0"; exec "$@"')  # NAME COMMAND…: with a host name of its own
 CONNECT = """
@@ -139,7 +140,7 @@ class Setup:
         snapins = digest(size, power / "build_snapins.sh", *sorted((power / "snapins").iterdir()))
         self.unpacked = cache / f"engine-{size}"
         self.snapins = cache / f"snapins-{snapins}"
-        self.engine = cache / f"powershell-{digest(snapins, *sorted((power / 'src').glob('*.ps*1')))}"
+        self.engine = cache / f"powershell-{digest(snapins, *DOUBLES, *sorted((power / 'src').glob('*.ps*1')))}"
         self.python = cache / f"python-{digest(windows / 'make_windows_python.sh', windows / 'python_stub.c')}"
         recipe = windows / "make_template.sh"
         self.template = cache / f"template-{digest(recipe, self.python.name, settings.locale, settings.user)}"
@@ -219,7 +220,7 @@ class Setup:
             replace(made, new / made.name)
         (new / "Modules/LabDoubles").mkdir(parents=True, exist_ok=True)
         replace(source / "LabDoubles.psd1", new / "Modules/LabDoubles/LabDoubles.psd1")
-        for program in ("powercfg", "winrm", "pwsh"):
+        for program in DOUBLES:
             replace(new / "powershell.exe", new / f"{program}.exe")
 
     def make_python(self, new: Path) -> None:

@@ -19,6 +19,7 @@ add() { wine reg add "$1" /v "$2" /t "$3" /d "$4" /f; }
   for library in msvcp140 msvcp140_1 msvcp140_2 msvcp140_atomic_wait concrt140 vcruntime140 vcruntime140_1; do
     add 'HKCU\Software\Wine\DllOverrides' "$library" REG_SZ native,builtin
   done
+  add 'HKLM\SYSTEM\CurrentControlSet\Control\Power' HibernateEnabled REG_DWORD 1 # as on a new PC
   add 'HKCU\Software\Wine\DllOverrides' shutdown.exe REG_SZ native # ours: it asks the lab to boot the PC anew
   add 'HKCU\Environment' TEMP REG_EXPAND_SZ '%USERPROFILE%\AppData\Local\Temp'
   add 'HKCU\Environment' TMP REG_EXPAND_SZ '%USERPROFILE%\AppData\Local\Temp'

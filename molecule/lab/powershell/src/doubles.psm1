@@ -8,7 +8,7 @@ function Get-LabDefaults {
         power = @{ active = '381b4222-f694-41f0-9685-ff5bb260df2e'; values = @{}; schemes = [ordered]@{
                 '381b4222-f694-41f0-9685-ff5bb260df2e' = 'Balanced'; '8c5e7fda-e8bf-4a96-9a85-a6e23a8c635c' = 'High performance'; 'a1841308-3541-4fab-bc81-f71556f20b4a' = 'Power saver' } }
         wsman = @{ 'Client\TrustedHosts' = ''; 'Client\AllowUnencrypted' = 'false'; 'Client\Auth\Basic' = 'true'; 'Service\AllowUnencrypted' = 'false'; 'Service\IPv4Filter' = '*'; 'Service\IPv6Filter' = '*'; 'Service\MaxConcurrentOperationsPerUser' = '1500'; 'Service\MaxConnections' = '300'; 'Service\EnumerationTimeoutms' = '240000'; 'Service\CertificateThumbprint' = ''; 'Service\Auth\CbtHardeningLevel' = 'Relaxed'; 'Service\Auth\Basic' = 'false'; 'Service\Auth\Kerberos' = 'true'; 'Service\Auth\Negotiate' = 'true'; 'Service\Auth\Certificate' = 'false'; 'Service\Auth\CredSSP' = 'false'; 'Shell\AllowRemoteShellAccess' = 'true'; 'Shell\IdleTimeout' = '7200000'; 'Shell\MaxConcurrentUsers' = '2147483647'; 'Shell\MaxProcessesPerShell' = '2147483647'; 'Shell\MaxShellRunTime' = '2147483647'; 'Shell\MaxMemoryPerShellMB' = '2147483647'; 'Shell\MaxShellsPerUser' = '2147483647'; 'MaxBatchItems' = '32000'; 'MaxProviderRequests' = '4294967295'; 'MaxTimeoutms' = '60000'; 'MaxEnvelopeSizekb' = '500' }
-        listeners = @(); remoting = $false; tasks = @{}; taskfolders = @('\')
+        listeners = @(); sessions = $false; users = @{}; account = @{}; administrators = @(); tasks = @{}; taskfolders = @('\')
     }
 }
 # of the rules that Windows 10 and 11 have from the start: those of WinRM and ping, disabled; their names are in the PC's language
@@ -217,7 +217,7 @@ function script:Read-WSManUri([string]$Uri, $Selectors) {
     $h = @{}; if ($Selectors) { foreach ($k in $Selectors.Keys) { $h[$k] = $Selectors[$k] } }
     $path, $query = ($Uri -replace '^.*schemas\.microsoft\.com/wbem/wsman/1/', 'winrm/' -replace '^wsman/', 'winrm/') -split '\?', 2
     foreach ($pair in "$query" -split '\+') { if ($pair -match '^(\w+)=(.*)$') { $h[$Matches[1]] = $Matches[2] } }
-    [pscustomobject]@{ Path = ($path -replace '^winrm/config/?', '').Trim('/') -replace '/', '\'; Selectors = $h }
+    [pscustomobject]@{ Path = ($path -replace '^winrm/config/?', '').Trim('/') -replace '/', '\' -replace '^Winrs$', 'Shell'; Selectors = $h }
 }
 function script:Find-LabListener($u) { @((Read-LabState).listeners | Where-Object { $_ -and (-not $u.Selectors.Transport -or $_.Transport -eq $u.Selectors.Transport) -and (-not $u.Selectors.Address -or $_.Address -eq $u.Selectors.Address) }) }
 function Get-WSManInstance {
@@ -248,7 +248,6 @@ function Set-WSManQuickConfig {
     [CmdletBinding(SupportsShouldProcess)] param([switch]$Force, [switch]$SkipNetworkProfileCheck, [switch]$UseSSL)
     if (-not $SkipNetworkProfileCheck -and (Read-LabState).netprofile -eq 'Public') { $PSCmdlet.WriteError((New-WSManError 'WinRM firewall exception will not work since one of the network connection types on this machine is set to Public. Change the network connection type to either Domain or Private and try again.')); return }
     if (-not $PSCmdlet.ShouldProcess('WinRM')) { return }
-    $s = Read-LabState; $s.remoting = $true; Write-LabState $s
     if ($IsWindows) {
         Set-Service WinRM -StartupType Automatic; Start-Service WinRM
         $key = 'HKLM:\SOFTWARE\Microsoft\Windows\CurrentVersion\Policies\System'; if (-not (Test-Path $key)) { $null = New-Item $key -Force }
@@ -259,7 +258,7 @@ function Set-WSManQuickConfig {
 }
 function Enable-LabRemoting([switch]$SkipNetworkProfileCheck) {
     Set-WSManQuickConfig -Force -SkipNetworkProfileCheck:$SkipNetworkProfileCheck
-    $s = Read-LabState; $s.sessions = $s.remoting; Write-LabState $s
+    $s = Read-LabState; $s.sessions = $true; Write-LabState $s
 }
 function Disable-LabRemoting([switch]$SkipNetworkProfileCheck) {
     $s = Read-LabState; $s.sessions = $false; Write-LabState $s
@@ -272,6 +271,41 @@ function Test-WSMan {
     if (-not $ls -or -not $up) { $PSCmdlet.WriteError((New-WSManError 'The client cannot connect to the destination specified in the request. Verify that the service on the destination is running and is accepting requests. Consult the logs and documentation for the WS-Management service running on the destination, most commonly IIS or WinRM. If the destination is the WinRM service, run the following command on the destination to analyze and configure the WinRM service: "winrm quickconfig".')); return }
     [pscustomobject]@{ wsmid = 'http://schemas.dmtf.org/wbem/wsman/identity/1/wsmanidentity.xsd'; ProtocolVersion = 'http://schemas.dmtf.org/wbem/wsman/1/wsman.xsd'; ProductVendor = 'Microsoft Corporation'; ProductVersion = 'OS: 0.0.0 SP: 0.0 Stack: 3.0' }
 }
+
+# ---- session configurations: one, closed to the network until Enable-PSRemoting; local accounts: the caller, and those made here ----
+# `account` in the state file overrides what Get-LocalUser says of the caller, for example {"PrincipalSource": "MicrosoftAccount"}
+function Get-PSSessionConfiguration {
+    [CmdletBinding()] param([Parameter(Position = 0)][string[]]$Name = '*', [switch]$Force)
+    if ("$((Get-Service WinRM).Status)" -ne 'Running') { $PSCmdlet.ThrowTerminatingError((New-WSManError 'The client cannot connect to the destination specified in the request. Verify that the service on the destination is running and is accepting requests.')) }
+    $deny = if ((Read-LabState).sessions) { '' } else { '(D;;GA;;;NU)' }
+    [pscustomobject]@{ Name = 'microsoft.powershell'; PSVersion = '5.1'; Enabled = 'True'; SecurityDescriptorSddl = "O:NSG:BAD:P$deny(A;;GA;;;BA)(A;;GA;;;IU)(A;;GA;;;RM)S:P(AU;FA;GA;;;WD)(AU;SA;GXGW;;;WD)" } | Where-Object { $n = $_.Name; $Name | Where-Object { $n -like $_ } }
+}
+function Set-PSSessionConfiguration { [CmdletBinding(SupportsShouldProcess)] param([Parameter(Mandatory, Position = 0)][string]$Name, [string]$SecurityDescriptorSddl, [switch]$Force, [switch]$NoServiceRestart) if ($PSCmdlet.ShouldProcess($Name)) { $s = Read-LabState; $s.sessions = $SecurityDescriptorSddl -notmatch ';NU\)'; Write-LabState $s } }
+function Disable-PSSessionConfiguration { [CmdletBinding(SupportsShouldProcess)] param([Parameter(Position = 0)][string[]]$Name, [switch]$Force, [switch]$NoServiceRestart) if ($PSCmdlet.ShouldProcess("$Name")) { $s = Read-LabState; $s.sessions = $false; Write-LabState $s } }
+function Unregister-PSSessionConfiguration { [CmdletBinding(SupportsShouldProcess)] param([Parameter(Mandatory, Position = 0)][string]$Name, [switch]$Force, [switch]$NoServiceRestart) throw "no double for Unregister-PSSessionConfiguration $Name" }
+function Get-LocalUser {
+    [CmdletBinding(DefaultParameterSetName = 'Name')] param([Parameter(Position = 0, ParameterSetName = 'Name')][string[]]$Name = '*', [Parameter(ParameterSetName = 'SID')][Security.Principal.SecurityIdentifier[]]$SID)
+    $s = Read-LabState; $me = [ordered]@{ Name = [Environment]::UserName; SID = [Security.Principal.WindowsIdentity]::GetCurrent().User.Value; Enabled = $true; PasswordRequired = $true; PasswordLastSet = '2026-01-01'; PrincipalSource = 'Local'; Description = '' }
+    foreach ($k in @($s.account.Keys)) { $me[$k] = $s.account[$k] }
+    $all = @($me) + @($s.users.Values) | Where-Object { $_ } | ForEach-Object { $u = [pscustomobject]$_; if ($u.PasswordLastSet) { $u.PasswordLastSet = [datetime]$u.PasswordLastSet }; $u }
+    $wanted = if ($SID) { $SID | ForEach-Object { $_.Value } } else { $Name }
+    foreach ($x in $wanted) {
+        $hit = @($all | Where-Object { if ($SID) { "$($_.SID)" -eq $x } else { $_.Name -like $x } })
+        if (-not $hit -and $x -notmatch '[*?]') { $PSCmdlet.WriteError((New-LabError "User $x was not found." 'UserNotFound,Microsoft.PowerShell.Commands.GetLocalUserCommand' 'ObjectNotFound' $x)) }
+        $hit
+    }
+}
+function New-LocalUser {
+    [CmdletBinding(SupportsShouldProcess)] param([Parameter(Mandatory, Position = 0)][string]$Name, [Parameter(Mandatory)][securestring]$Password, [string]$Description, [string]$FullName, [switch]$AccountNeverExpires, [switch]$PasswordNeverExpires, [switch]$UserMayNotChangePassword)
+    if (Get-LocalUser -Name $Name -ErrorAction SilentlyContinue) { $PSCmdlet.WriteError((New-LabError "User $Name already exists." 'UserExists,Microsoft.PowerShell.Commands.NewLocalUserCommand' 'ResourceExists' $Name)); return }
+    if (-not $PSCmdlet.ShouldProcess($Name)) { return }
+    $s = Read-LabState; $s.users[$Name] = @{ Name = $Name; SID = "S-1-5-21-0-0-0-$(1100 + $s.users.Count)"; Enabled = $true; PasswordRequired = $true; PasswordLastSet = (Get-Date).ToString('s'); PrincipalSource = 'Local'; Description = $Description }; Write-LabState $s
+    Get-LocalUser -Name $Name
+}
+function Remove-LocalUser { [CmdletBinding(SupportsShouldProcess)] param([Parameter(Mandatory, Position = 0)][string]$Name) if (-not (Get-LocalUser -Name $Name)) { return }; if ($PSCmdlet.ShouldProcess($Name)) { $s = Read-LabState; $null = $s.users.Remove($Name); $s.administrators = @($s.administrators | Where-Object { $_ -ne $Name }); Write-LabState $s } }
+function Get-LocalGroupMember { [CmdletBinding()] param([string]$Group, [Security.Principal.SecurityIdentifier]$SID, [string]$Member) if ($SID.Value -ne 'S-1-5-32-544') { throw "no double for the group $Group $SID" }; foreach ($n in @([Environment]::UserName) + @((Read-LabState).administrators | Where-Object { $_ })) { [pscustomobject]@{ ObjectClass = 'User'; Name = "$([Environment]::MachineName)\$n"; PrincipalSource = 'Local'; SID = (Get-LocalUser -Name $n).SID } } }
+function Add-LocalGroupMember { [CmdletBinding(SupportsShouldProcess)] param([string]$Group, [Security.Principal.SecurityIdentifier]$SID, [Parameter(Mandatory)][string[]]$Member) foreach ($m in $Member) { if (@(Get-LocalGroupMember -SID $SID | Where-Object { $_.Name -like "*\$m" })) { $PSCmdlet.WriteError((New-LabError "$m is already a member of group Administrators." 'MemberExists,Microsoft.PowerShell.Commands.AddLocalGroupMemberCommand' 'ResourceExists' $m)); continue }; if ($PSCmdlet.ShouldProcess($m)) { $s = Read-LabState; $s.administrators = @(@($s.administrators | Where-Object { $_ }) + $m); Write-LabState $s } } }
+function Remove-LocalGroupMember { [CmdletBinding(SupportsShouldProcess)] param([string]$Group, [Security.Principal.SecurityIdentifier]$SID, [Parameter(Mandatory)][string[]]$Member) if ($PSCmdlet.ShouldProcess("$Member")) { $s = Read-LabState; $s.administrators = @($s.administrators | Where-Object { $_ -notin $Member }); Write-LabState $s } }
 
 # ---- certificates: real ones, kept as PEM files under C:\lab\certs; the Cert: drive shows them (Security.cs) ----
 function script:Resolve-CertStore([string]$Location) { $w = [LabSecurity.Certificates]::Split($Location); if ($w.Count -ne 2) { throw "Cannot find path '$Location' because it does not exist." }; "$($w[0])\$($w[1])" }
@@ -407,6 +441,15 @@ function script:Resolve-LabScheme($State, [string]$Scheme) {
     $id = switch ($Scheme) { 'SCHEME_CURRENT' { $State.power.active } 'SCHEME_MIN' { '8c5e7fda-e8bf-4a96-9a85-a6e23a8c635c' } 'SCHEME_BALANCED' { '381b4222-f694-41f0-9685-ff5bb260df2e' } 'SCHEME_MAX' { 'a1841308-3541-4fab-bc81-f71556f20b4a' } default { $Scheme } }
     if ($State.power.schemes.Contains($id)) { $id }
 }
+# subgroup, setting, value on mains, on battery: what a new Windows has, all of them seconds or indexes
+$script:powerDefaults = @(
+    @('0012ee47-9041-4b5d-9b77-535fba8b1442', '6738e2c4-e8a5-4a42-b16a-e040e769756e', 1200, 600), @('238c9fa8-0aad-41ed-83f4-97be242c8f20', '29f6c1db-86da-48c5-9fdb-f2b67b1f44da', 1800, 900),
+    @('238c9fa8-0aad-41ed-83f4-97be242c8f20', '7bc4a2f9-d8fc-4469-b07b-33eb785aaca0', 120, 120), @('238c9fa8-0aad-41ed-83f4-97be242c8f20', '9d7815a6-7ee4-497e-8888-515a05f02364', 10800, 10800),
+    @('2a737441-1930-4402-8d77-b2bebba308a3', '48e6b7a6-50f5-4782-a5d4-53bb8f07e226', 1, 1), @('4f971e89-eebd-4455-a8de-9e59040e7347', '5ca83367-6e45-459f-a27b-476b1d01c936', 1, 1), @('501a4d13-42af-4429-9fd1-a8218c268e20', 'ee12f906-d277-404b-b6da-e5fa1a576df5', 1, 2))
+function script:Get-LabPowerValue($Power, $Scheme, $Sub, $Setting, $Source) {
+    $stored = $Power.values["$Scheme/$Sub/$Setting/$Source"]; if ($null -ne $stored) { return [int]$stored }
+    foreach ($d in $powerDefaults) { if ($d[1] -eq $Setting) { return $(if ($Source -eq 'ac') { $d[2] } else { $d[3] }) } }; 0
+}
 function script:Invoke-Lab_powercfg([string[]]$a) {
     $s = Read-LabState; $p = $s.power; $verb = "$($a[0])".TrimStart('/', '-').ToLower()
     $invalid = { [Console]::Out.WriteLine('Invalid Parameters -- try "/?" for help'); 1 }
@@ -428,16 +471,23 @@ function script:Invoke-Lab_powercfg([string[]]$a) {
             $id = Resolve-LabScheme $s $a[1]; if (-not $id -or $a.Count -lt 5 -or $a[4] -notmatch '^(0x[0-9a-f]+|\d+)$') { return & $invalid }
             $p.values["$id/$($a[2].ToLower())/$($a[3].ToLower())/$($verb.Substring(3, 2))"] = [int]$a[4]; Write-LabState $s; return 0
         }
-        '^q(uery)?$' {
+        '^q(uery|h)?$' {
             $id = Resolve-LabScheme $s $(if ($a[1]) { $a[1] } else { 'SCHEME_CURRENT' }); if (-not $id) { return & $invalid }
             [Console]::Out.WriteLine("Power Scheme GUID: $id  ($($p.schemes[$id]))")
-            if ($a.Count -ge 4) {
-                [Console]::Out.WriteLine("  Subgroup GUID: $($a[2])`r`n    Power Setting GUID: $($a[3])")
-                foreach ($source in 'AC', 'DC') { [Console]::Out.WriteLine(('    Current {0} Power Setting Index: 0x{1:x8}' -f $source, [int]$p.values["$id/$($a[2].ToLower())/$($a[3].ToLower())/$($source.ToLower())"])) }
+            $shown = @($powerDefaults | Where-Object { $a.Count -lt 3 -or $_[0] -eq $a[2] } | Where-Object { $a.Count -lt 4 -or $_[1] -eq $a[3] })
+            if ($a.Count -ge 4 -and -not $shown) { $shown = @(, @("$($a[2])".ToLower(), "$($a[3])".ToLower())) }
+            $sub = ''
+            foreach ($d in $shown) {
+                if ($d[0] -ne $sub) { $sub = $d[0]; [Console]::Out.WriteLine("  Subgroup GUID: $sub  (Subgroup)") }
+                [Console]::Out.WriteLine("    Power Setting GUID: $($d[1])  (Setting)`r`n      Minimum Possible Setting: 0x00000000`r`n      Maximum Possible Setting: 0xffffffff`r`n      Possible Settings increment: 0x00000001`r`n      Possible Settings units: Seconds")
+                foreach ($source in 'AC', 'DC') { [Console]::Out.WriteLine(('    Current {0} Power Setting Index: 0x{1:x8}' -f $source, (Get-LabPowerValue $p $id $d[0] $d[1] $source.ToLower()))) }
+                [Console]::Out.WriteLine('')
             }
             return 0
         }
-        '^h(ibernate)?$' { if ($a[1] -notin 'on', 'off') { return & $invalid }; $p.hibernate = $a[1]; Write-LabState $s; return 0 }
+        '^h(ibernate)?$' { if ($a[1] -notin 'on', 'off') { return & $invalid }; $p.hibernate = $a[1]; Write-LabState $s
+            if ($IsWindows) { $key = 'HKLM:\SYSTEM\CurrentControlSet\Control\Power'; if (-not (Test-Path $key)) { $null = New-Item $key -Force }; $null = New-ItemProperty $key -Name HibernateEnabled -Value ([int]($a[1] -eq 'on')) -PropertyType DWord -Force }
+            return 0 }
         default { return & $invalid }
     }
 }
@@ -456,6 +506,12 @@ function script:Invoke-Lab_nvidia-smi([string[]]$a) {
         [Console]::Out.WriteLine($row -join ', '); $i++
     }
     0
+}
+# netsh int ipv4 show dynamicport tcp: `dynamicport` in the state file is "start count"
+function script:Invoke-Lab_netsh([string[]]$a) {
+    if ("$($a -join ' ')" -ne 'int ipv4 show dynamicport tcp') { [Console]::Out.WriteLine("The following command was not found: $($a -join ' ')."); return 1 }
+    $start, $count = "$(if ((Read-LabState).dynamicport) { (Read-LabState).dynamicport } else { '49152 16384' })" -split ' '
+    [Console]::Out.WriteLine("`r`nProtocol tcp Dynamic Port Range`r`n---------------------------------`r`nStart Port      : $start`r`nNumber of Ports : $count`r`n"); return 0
 }
 # winrm.cmd: quickconfig, get, enumerate, create, set, delete of the WSMan configuration
 function script:Write-LabElement($Object, [string]$Indent = '    ') { foreach ($p in $Object.PSObject.Properties) { [Console]::Out.WriteLine("$Indent$($p.Name)$(if ("$($p.Value)") { " = $(@($p.Value) -join ', ')" })") } }
