@@ -1,0 +1,695 @@
+"""The front door of a Windows worker: scripts/worker_setup.ps1 on a PC of the lab, and its text."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ENVIRONMENT, ROOT, wait_until
+
+SCRIPT = ROOT / "scripts" / "worker_setup.ps1"
+DOOR = SCRIPT.with_suffix(".cmd")
+LAB = ROOT / "molecule" / "lab" / "lab"
+LAB_DIR = Path(os.environ.get("LAB_DIR") or Path(os.environ.get("WINFLEET_CACHE", "/var/cache/winfleet"), "run"))
+ADAPTER = "이더넷"
+MASTER, PASSWORD = "10.77.0.1", "lab"
+in_the_lab = pytest.mark.skipif(
+    os.environ.get("WINFLEET_LAB_TESTS") != "1" or os.geteuid() != 0 or shutil.which("apt-get") is None,
+    reason="ten minutes in a lab of its own: WINFLEET_LAB_TESTS=1, as root with apt (Debian)",
+)
+
+
+class Lab:
+    """Windows PCs on this machine: the only place that knows how the lab is spoken to."""
+
+    def command(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        environment = {"LAB_PYTHON": sys.executable, **os.environ}
+        return subprocess.run([LAB, *words], env=environment, capture_output=True, text=True, check=False)
+
+    def reset(self, pc: str) -> None:
+        """Puts a new PC in its place."""
+        done = self.command("reset", pc)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def run(self, pc: str, script: Path, *arguments: str) -> str:
+        """Runs a script as an administrator who sits at the PC; what it printed, errors too."""
+        done = self.command("run", pc, "--policy", "Bypass", str(script), *arguments)
+        return done.stdout + "".join(line for line in done.stderr.splitlines(True) if not line.startswith("wine: "))
+
+    def prefix(self, pc: str) -> Path:
+        return LAB_DIR / pc / "drive_c"
+
+    def join(self, pc: str, address: str) -> None:
+        """Gives the PC a second address in another subnet, until it is made new."""
+        command = ["ip", "-n", pc, "address", "add", f"{address}/24", "dev", ADAPTER]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def leave(self, pc: str, address: str) -> None:
+        """Takes it away again."""
+        command = ["ip", "-n", pc, "address", "delete", f"{address}/24", "dev", ADAPTER]
+        subprocess.run(command, check=False, capture_output=True)
+
+    def address(self, pc: str) -> str:
+        return f"10.77.0.{10 + int(pc.removeprefix('pc'))}"
+
+
+# What the lab keeps outside its state file.
+LOOK = """
+$key = 'HKLM:\\SOFTWARE\\Microsoft\\Windows\\CurrentVersion\\Policies\\System'
+$service = Get-Service WinRM
+@{ service = "$($service.Status) $($service.StartType)"
+   policy = (Get-ItemProperty $key -ErrorAction SilentlyContinue).LocalAccountTokenFilterPolicy
+   certificates = @(Get-ChildItem Cert:\\LocalMachine\\My | Sort-Object Thumbprint | ForEach-Object { $_.Thumbprint }) } | ConvertTo-Json
+"""
+
+
+class Pc:
+    """pc1, with a copy of the script in a folder of its own, as on a USB stick."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.lab, self.folder, self.name, self.address = lab, folder, "pc1", lab.address("pc1")
+        self.script = folder / SCRIPT.name
+        self.script.write_bytes(SCRIPT.read_bytes())
+        lab.reset(self.name)
+        self.do("Set-NetConnectionProfile -NetworkCategory Public")  # as it is; from here on there is a state file
+        self.before = self.state()
+
+    def do(self, commands: str) -> str:
+        """Runs commands at the PC."""
+        script = self.folder / "commands.ps1"
+        script.write_text(commands, "utf-8-sig")
+        return self.lab.run(self.name, script)
+
+    def setup(self, *arguments: str) -> str:
+        return self.lab.run(self.name, self.script, *arguments)
+
+    @property
+    def notes(self) -> Path:
+        return self.lab.prefix(self.name) / "ProgramData" / "winfleet"
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "PC1.worker.yml"
+
+    def worker(self) -> dict[str, Any]:
+        values: dict[str, Any] = yaml.safe_load(self.file.read_text("utf-8"))
+        return values
+
+    def raw(self) -> dict[str, Any]:
+        values: dict[str, Any] = json.loads((self.lab.prefix(self.name) / "lab" / "state.json").read_text("utf-8"))
+        return values
+
+    def state(self) -> dict[str, Any]:
+        """All that the PC remembers, in an order of its own and without what is empty: firewall rules are rewritten."""
+        state = {name: value for name, value in self.raw().items() if name != "remoting"}  # a note of the lab's own
+        state["firewall"] = {
+            rule["Id"]: {name: value for name, value in rule.items() if value} for rule in state["firewall"] or []
+        }
+        text = self.do(LOOK)
+        return {**state, **json.loads(text[text.index("{") :]), "files": sorted(map(str, self.notes.rglob("*")))}
+
+    def door(self, port: int) -> bool:
+        with socket.socket() as client:
+            client.settimeout(2)
+            return client.connect_ex((self.address, port)) == 0
+
+    def served(self) -> list[str]:
+        """The certificate that port 5986 answers with, as words; none while it does not answer."""
+        try:
+            return ssl.get_server_certificate((self.address, 5986), timeout=5).split()
+        except OSError:
+            return []
+
+    def assert_open(self) -> None:
+        """The door is open to who has the worker's file, and nothing else is."""
+        worker = self.worker()
+        wait_until(
+            lambda: self.served() == worker["certificate"].split(), 10, "an answer with the certificate of the file"
+        )
+        assert not self.door(5985)
+        der = ssl.PEM_cert_to_DER_cert(worker["certificate"])
+        assert worker["certificate_sha256"].replace(":", "").lower() == hashlib.sha256(der).hexdigest()
+        assert (worker["name"], worker["address"], worker["port"]) == ("PC1", self.address, 5986)
+        wsman = self.raw()["wsman"]
+        assert (wsman["Service\\Auth\\Basic"], wsman["Service\\AllowUnencrypted"]) == ("false", "false")
+        assert wsman["Service\\IPv4Filter"] == "*"
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """A lab of one PC, for as long as these tests run. One that is up already belongs to somebody."""
+    made = Lab()
+    if (LAB_DIR / "lab.json").exists():
+        pytest.skip("a lab is up; take it away first: make lab-down")
+    done = made.command("up", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield made
+    made.command("down")
+
+
+@pytest.fixture
+def pc(lab: Lab, tmp_path: Path) -> Pc:
+    """A new PC on which nothing listens."""
+    made = Pc(lab, tmp_path)
+    assert not made.door(5985)
+    assert not made.door(5986)
+    return made
+
+
+def win_ping(pc: Pc, trust: Path) -> str:
+    """What Ansible says over NTLM, with the certificate checked."""
+    variables = {
+        "ansible_connection": "winrm", "ansible_port": 5986, "ansible_winrm_transport": "ntlm", "ansible_user": "lab",
+        "ansible_winrm_server_cert_validation": "validate", "ansible_winrm_ca_trust_path": str(trust),
+        "ansible_password": PASSWORD,
+    }  # fmt: skip
+    command = ["ansible", "all", "-i", f"{pc.address},", "-m", "ansible.windows.win_ping", "-e", json.dumps(variables)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+@in_the_lab
+def test_a_new_pc_is_opened_to_the_master_alone(pc: Pc) -> None:
+    output = pc.setup("-MasterIP", MASTER)
+    assert "changes: 7 service, remoting, http, certificate, listener, rule, trust" in output
+    assert "준비되었습니다" in output
+    assert "on the master" in output
+    pc.assert_open()
+    trust = pc.folder / "pc1.pem"
+    trust.write_text(pc.worker()["certificate"])
+    assert "pong" in win_ping(pc, trust)
+
+    state = pc.state()
+    assert (state["service"], state["policy"], state["sessions"]) == ("Running Automatic", 1, True)
+    assert state["wsman"]["Client\\TrustedHosts"] == MASTER
+    rule = state["firewall"]["winfleet-winrm-https"]
+    assert (rule["LocalPorts"], rule["Protocol"], rule["Profiles"], rule["Grouping"]) == (
+        "5986", 6, 0x7FFFFFFF, "winfleet",
+    )  # fmt: skip
+    assert rule["RemoteAddresses"].split("/")[0] == MASTER
+
+    other = pc.do(
+        f"$c = New-SelfSignedCertificate -Subject CN=PC1 -TextExtension '2.5.29.17={{text}}IPAddress={pc.address}'\n"
+        "'-----BEGIN CERTIFICATE-----'; [Convert]::ToBase64String($c.RawData); '-----END CERTIFICATE-----'"
+    )
+    trust.write_text(other[other.index("-----BEGIN") :])
+    assert "certificate verify failed" in win_ping(pc, trust)
+
+
+@in_the_lab
+def test_twice_is_the_same_as_once(pc: Pc) -> None:
+    pc.setup("-MasterIP", MASTER)
+    state, worker = pc.raw(), pc.worker()
+    output = pc.setup("-MasterIP", MASTER)
+    assert "changes: 0" in output
+    assert "error" not in output
+    assert pc.raw() == state
+    again = pc.worker()
+    worker["facts"]["disk_free_gb"] = again["facts"]["disk_free_gb"]  # the disk is not ours
+    assert again == worker
+
+
+@in_the_lab
+def test_what_if_changes_nothing(pc: Pc) -> None:
+    output = pc.setup("-MasterIP", MASTER, "-CreateUser", "-WhatIf")
+    assert output.count("What if: ") == 9
+    assert "changes: 0" in output
+    assert pc.state() == pc.before
+    assert not pc.file.exists()
+    pc.setup("-MasterIP", MASTER)
+    opened = pc.state()
+    assert "changes: 0" in pc.setup("-Remove", "-WhatIf")
+    assert pc.state() == opened
+    assert pc.file.exists()
+
+
+@in_the_lab
+def test_remove_takes_everything_back(pc: Pc) -> None:
+    pc.setup("-MasterIP", MASTER)
+    assert pc.state() != pc.before
+    output = pc.setup("-Remove")
+    assert "error" not in output
+    assert pc.state() == pc.before
+    assert not pc.file.exists()
+    assert not pc.door(5986)
+    assert "changes: 0" in pc.setup("-Remove")
+
+
+COUNTED = "    $script:changes += $Change\n"
+CHANGES = ["user", "service", "remoting", "http", "certificate", "listener", "rule", "trust"]
+
+
+def cut(pc: Pc, condition: str) -> None:
+    """Puts a script in place that ends after a change, before it could do any more: as by a power cut."""
+    whole = SCRIPT.read_text("utf-8-sig")
+    assert whole.count(COUNTED) == 1
+    pc.script.write_text(
+        whole.replace(COUNTED, f"    if ({condition}) {{ throw 'power cut' }}\n{COUNTED}"), "utf-8-sig"
+    )
+
+
+@in_the_lab
+def test_a_run_that_was_cut_off_anywhere_is_taken_back(pc: Pc) -> None:
+    for change in CHANGES:
+        cut(pc, f"$Change -eq '{change}'")
+        assert "error: power cut" in pc.setup("-MasterIP", MASTER, "-CreateUser"), change
+        assert pc.state() != pc.before, change
+        pc.script.write_bytes(SCRIPT.read_bytes())
+        assert "error" not in pc.setup("-Remove"), change
+        assert pc.state() == pc.before, change
+
+
+@in_the_lab
+def test_runs_that_are_cut_off_after_every_change_come_to_the_same_end(pc: Pc) -> None:
+    arguments = ("-MasterIP", MASTER, "-CreateUser")
+    cut(pc, "$true")
+    runs = 1
+    while "power cut" in pc.setup(*arguments):
+        runs += 1
+    assert runs > len(CHANGES)
+    pc.assert_open()
+    pc.script.write_bytes(SCRIPT.read_bytes())
+    assert "changes: 0" in pc.setup(*arguments)
+    cut(pc, "$true")
+    runs = 1
+    while "power cut" in pc.setup("-Remove"):
+        runs += 1
+    assert runs > len(CHANGES)
+    assert pc.state() == pc.before
+
+
+@in_the_lab
+def test_a_note_without_a_door_is_completed_and_taken_back(pc: Pc) -> None:
+    pc.setup("-MasterIP", MASTER)
+    pc.do(
+        "Remove-WSManInstance winrm/config/Listener -SelectorSet @{ Address = '*'; Transport = 'HTTPS' }\n"
+        "Get-ChildItem Cert:\\LocalMachine\\My | Remove-Item; Remove-NetFirewallRule -Name winfleet-winrm-https"
+    )
+    assert "changes: 3 certificate, listener, rule" in pc.setup("-MasterIP", MASTER)
+    pc.assert_open()
+    pc.do("Get-ChildItem Cert:\\LocalMachine\\My | Remove-Item; Stop-Service WinRM")
+    assert "error" not in pc.setup("-Remove")
+    assert pc.state() == pc.before
+
+
+@in_the_lab
+def test_what_the_user_had_before_stays(pc: Pc) -> None:
+    pc.do(
+        "Enable-PSRemoting -Force -SkipNetworkProfileCheck; Set-Item WSMan:\\localhost\\Client\\TrustedHosts 'nas, tv' -Force"
+    )
+    wait_until(lambda: pc.door(5985), 5, "an open port 5985")
+    before = pc.state()
+    assert "changes: 4 certificate, listener, rule, trust" in pc.setup("-MasterIP", MASTER)
+    assert pc.door(5985)
+    assert pc.raw()["wsman"]["Client\\TrustedHosts"] == f"nas, tv,{MASTER}"
+    assert pc.state()["firewall"]["WINRM-HTTP-In-TCP"] == before["firewall"]["WINRM-HTTP-In-TCP"]
+    pc.setup("-Remove")
+    assert pc.state() == before
+    assert pc.door(5985)
+
+
+@in_the_lab
+def test_local_administrators_get_their_rights_where_remoting_was_on(pc: Pc) -> None:
+    pc.do(
+        "Enable-PSRemoting -Force -SkipNetworkProfileCheck\n"
+        "Remove-ItemProperty HKLM:\\SOFTWARE\\Microsoft\\Windows\\CurrentVersion\\Policies\\System LocalAccountTokenFilterPolicy"
+    )
+    before = pc.state()
+    assert before["policy"] is None
+    assert "changes: 5 policy, certificate, listener, rule, trust" in pc.setup("-MasterIP", MASTER)
+    assert pc.state()["policy"] == 1
+    pc.setup("-Remove")
+    assert pc.state() == before
+
+
+@in_the_lab
+def test_a_sleeping_listener_for_http_stays_asleep(pc: Pc) -> None:
+    pc.do(
+        "Enable-PSRemoting -Force -SkipNetworkProfileCheck; Stop-Service WinRM; Set-Service WinRM -StartupType Disabled"
+    )
+    before = pc.state()
+    assert "closed so far, stays closed" in pc.setup("-MasterIP", MASTER)
+    pc.assert_open()
+    assert "changes: 0" in pc.setup("-MasterIP", MASTER)
+    pc.setup("-Remove")
+    assert pc.state() == before
+
+
+USERS_OWN = """
+$c = New-SelfSignedCertificate -Subject CN=PC1 -FriendlyName mine -TextExtension '2.5.29.17={{text}}IPAddress={address}'
+Set-Service WinRM -StartupType Automatic; Start-Service WinRM
+$null = New-WSManInstance winrm/config/Listener -SelectorSet @{{ Address = '*'; Transport = 'HTTPS' }} -ValueSet @{{ CertificateThumbprint = $c.Thumbprint; Port = '{port}' }}
+"""
+
+
+@in_the_lab
+@pytest.mark.parametrize(
+    ("address", "port", "kept"), [("10.77.0.11", 5986, True), ("1.2.3.4", 5986, False), ("10.77.0.11", 8443, False)]
+)
+def test_a_listener_of_the_user(pc: Pc, address: str, port: int, kept: bool) -> None:
+    pc.do(USERS_OWN.format(address=address, port=port))
+    before = pc.state()
+    output = pc.setup("-MasterIP", MASTER)
+    pc.assert_open()
+    assert ("stays as it is" in output) is kept
+    assert ("-Remove gives them back" in output) is not kept
+    assert (pc.raw()["listeners"] == before["listeners"]) is kept
+    assert "changes: 0" in pc.setup("-MasterIP", MASTER)
+    pc.setup("-Remove")
+    assert pc.state() == before
+
+
+@in_the_lab
+def test_a_rule_of_our_name_made_by_hand_is_left_alone(pc: Pc) -> None:
+    pc.do(
+        "$null = New-NetFirewallRule -Name winfleet-winrm-https -DisplayName mine -Protocol TCP -LocalPort 5986 -Action Block"
+    )
+    before = pc.state()
+    output = pc.setup("-MasterIP", MASTER)
+    assert "winfleet-winrm-https was made by hand: it stays as it is, and ours is winfleet-winrm-https-2" in output
+    after = pc.state()["firewall"]
+    assert after["winfleet-winrm-https"] == before["firewall"]["winfleet-winrm-https"]
+    assert after["winfleet-winrm-https-2"]["RemoteAddresses"].split("/")[0] == MASTER
+    assert "changes: 0" in pc.setup("-MasterIP", MASTER)
+    pc.setup("-Remove")
+    assert pc.state() == before
+
+
+@in_the_lab
+def test_a_rule_of_our_group_is_adopted_with_a_sentence(pc: Pc) -> None:
+    pc.do(
+        "$null = New-NetFirewallRule -Name winfleet-winrm-https -DisplayName w -Group winfleet -Protocol TCP -LocalPort 5986"
+    )
+    output = pc.setup("-MasterIP", MASTER)
+    assert "winfleet-winrm-https was here before, in our group: it is used, and -Remove takes it away" in output
+    assert pc.state()["firewall"]["winfleet-winrm-https"]["RemoteAddresses"].split("/")[0] == MASTER
+    pc.setup("-Remove")
+    assert pc.state() == pc.before
+
+
+@in_the_lab
+def test_the_master_may_be_unknown_change_and_is_remembered(pc: Pc) -> None:
+    def remote() -> str:
+        return str(pc.state()["firewall"]["winfleet-winrm-https"]["RemoteAddresses"]).split("/")[0]
+
+    assert "the whole local subnet may connect" in pc.setup()
+    assert (remote(), pc.raw()["wsman"]["Client\\TrustedHosts"]) == ("LocalSubnet", "")
+    pc.assert_open()
+    assert "changes: 0" in pc.setup()
+    assert "changes: 2 rule, trust" in pc.setup("-MasterIP", MASTER)
+    assert "changes: 2 rule, trust" in pc.setup("-MasterIP", "10.77.0.9")
+    assert (remote(), pc.raw()["wsman"]["Client\\TrustedHosts"]) == ("10.77.0.9", "10.77.0.9")
+    output = pc.setup()
+    assert "The master of the last run, 10.77.0.9, still holds" in output
+    assert "changes: 0" in output
+    assert remote() == "10.77.0.9"
+    assert "is this PC itself" in pc.setup("-MasterIP", pc.address, "-WhatIf")
+    pc.setup("-Remove")
+    assert pc.state() == pc.before
+
+
+@in_the_lab
+@pytest.mark.parametrize("days", [20, 400])  # nearly expired; good, but for another address
+def test_a_certificate_that_no_longer_fits_is_renewed(pc: Pc, days: int) -> None:
+    pc.setup("-MasterIP", MASTER)
+    first = pc.worker()["certificate_sha256"]
+    address = pc.address if days == 20 else "10.77.0.250"
+    pc.do(
+        "Get-ChildItem Cert:\\LocalMachine\\My | Remove-Item\n"
+        f"$c = New-SelfSignedCertificate -Subject CN=PC1 -FriendlyName winfleet -NotAfter (Get-Date).AddDays({days}) "
+        f"-TextExtension '2.5.29.17={{text}}DNS=pc1&IPAddress={address}'\n"
+        "$null = Set-WSManInstance winrm/config/Listener -SelectorSet @{ Address = '*'; Transport = 'HTTPS' } "
+        "-ValueSet @{ CertificateThumbprint = $c.Thumbprint }"
+    )
+    assert "changes: 3 certificate, listener, old certificate" in pc.setup("-MasterIP", MASTER)
+    pc.assert_open()
+    assert pc.worker()["certificate_sha256"] != first
+    assert len(pc.state()["certificates"]) == 1
+
+
+@in_the_lab
+def test_a_second_address_is_in_the_certificate_and_the_master_gets_its_own_subnets(pc: Pc) -> None:
+    second, others = "192.168.177.11", "192.168.177.1"
+    pc.setup("-MasterIP", MASTER)
+    pc.lab.join(pc.name, second)
+    try:
+        assert "changes: 3 certificate, listener, old certificate" in pc.setup("-MasterIP", MASTER)
+        pc.assert_open()
+        worker = pc.worker()
+        assert [one["address"] for one in worker["facts"]["adapters"]] == [pc.address, second]
+        names = subprocess.run(["openssl", "x509", "-noout", "-ext", "subjectAltName"], input=worker["certificate"],
+                               capture_output=True, text=True, check=True).stdout  # fmt: skip
+        assert [name.strip().lower() for name in names.splitlines()[1].split(",")] == [
+            "dns:pc1", f"ip address:{pc.address}", f"ip address:{second}",
+        ]  # fmt: skip
+        assert "changes: 2 rule, trust" in pc.setup("-MasterIP", others)
+        assert pc.worker()["address"] == second
+    finally:
+        pc.lab.leave(pc.name, second)
+
+
+@in_the_lab
+def test_bad_masters_are_refused_before_anything_is_changed(pc: Pc) -> None:
+    for bad in ["1.2.3", "256.1.1.1", "192.168.1.100/24", "fe80::1", "master", "0.0.0.0", "127.0.0.1", "224.0.0.1",
+                "255.255.255.255", "192.168.01.1", "1.2.3.4,5.6.7.8", "*"]:  # fmt: skip
+        output = pc.setup("-MasterIP", bad)
+        assert output.count("\n") == 1, output
+        assert output.startswith(f'error: -MasterIP "{bad}" is not the IPv4 address of a PC'), output
+    assert pc.state() == pc.before
+
+
+@in_the_lab
+def test_a_damaged_note_is_one_clear_error(pc: Pc) -> None:
+    pc.notes.mkdir()
+    (pc.notes / "setup.json").write_text('{"service"')
+    before = pc.state()
+    for arguments in [("-MasterIP", MASTER), ("-Remove",)]:
+        output = pc.setup(*arguments)
+        assert output.startswith("error: C:\\ProgramData\\winfleet\\setup.json is damaged")
+        assert output.count("\n") == 1
+    assert pc.state() == before
+
+
+@in_the_lab
+def test_an_account_for_the_master_is_made_and_removed(pc: Pc) -> None:
+    output = pc.setup("-MasterIP", MASTER, "-CreateUser")
+    shown = re.search(r"shown only now .*: (\S+)", output)
+    assert shown is not None
+    assert re.fullmatch(r"Wf7-\w{20}", shown[1])
+    assert (pc.worker()["user"], pc.raw()["administrators"]) == ("winfleet", ["winfleet"])
+    assert shown[1] not in pc.file.read_text("utf-8") + (pc.notes / "setup.json").read_text("utf-8")
+    again = pc.setup("-MasterIP", MASTER, "-CreateUser")
+    assert "changes: 0" in again
+    assert "Wf7-" not in again
+    pc.setup()
+    assert pc.worker()["user"] == "winfleet"
+    pc.setup("-Remove")
+    assert pc.state() == pc.before
+
+
+@in_the_lab
+def test_accounts_that_cannot_sign_in_are_named(pc: Pc) -> None:
+    state = pc.lab.prefix(pc.name) / "lab" / "state.json"
+    accounts: list[tuple[dict[str, Any], str]] = [
+        ({"PrincipalSource": "MicrosoftAccount"}, "is a Microsoft account"),
+        ({"PasswordLastSet": None}, "seems to have no password"),
+        ({"PasswordRequired": False}, "needs no password here"),
+        ({}, ""),
+    ]
+    for account, warning in accounts:
+        state.write_text(json.dumps({**pc.raw(), "account": account}))
+        output = pc.setup("-WhatIf")
+        assert ("-CreateUser makes one" in output) is bool(warning), account
+        assert warning in output, account
+    state.write_text(json.dumps({**pc.raw(), "account": accounts[0][0]}))
+    assert "-CreateUser makes one" not in pc.setup("-WhatIf", "-CreateUser")
+
+
+@in_the_lab
+def test_the_file_may_lie_elsewhere_and_has_the_facts(pc: Pc) -> None:
+    output = pc.setup("-OutFile", "C:\\none\\of\\these.yml")
+    assert "these.yml cannot be written" in output
+    assert sorted(path.name for path in pc.notes.iterdir()) == ["PC1.worker.yml", "setup.json"]
+    raw = (pc.notes / "PC1.worker.yml").read_bytes()
+    assert not raw.startswith(b"\xef\xbb\xbf")
+    facts = yaml.safe_load(raw)["facts"]
+    assert facts["network_category"] == "Public"
+    assert (facts["windows"][:3], facts["edition"]) == ("10.", "Microsoft Windows 11 Pro")
+    assert min(facts["ram_gib"], facts["disk_free_gb"]) > 0
+    assert [one["address"] for one in facts["adapters"]] == [pc.address]
+    assert [sorted(one) for one in facts["gpus"]] == [["driver", "memory_mib", "name"]]
+    for shown in ("PC1", pc.address, "Windows 11 Pro", f"{facts['ram_gib']} GiB", facts["gpus"][0]["name"], "Python"):
+        assert shown in output
+    pc.setup("-OutFile", windows(pc.folder / "of my own.yml"))
+    assert yaml.safe_load((pc.folder / "of my own.yml").read_text("utf-8"))["facts"]["edition"] == facts["edition"]
+
+
+NASTY = [
+    "이더넷",
+    "한글 PC's 'eth': #1",
+    "- {a: b}",
+    'say "hi" \\n',
+    "yes",
+    "0x10",
+    "~",
+    "RTX 4090, x",
+    "&a *b",
+    "tab\there",
+    "",
+]
+
+
+@in_the_lab
+def test_any_name_survives_the_file(tmp_path: Path) -> None:
+    probe = tmp_path / "probe.ps1"
+    words = ", ".join("('" + word.replace("'", "''").replace("\t", "'+[char]9+'") + "')" for word in NASTY)
+    probe.write_text(
+        "param([string]$Script, [string]$Out)\n"
+        "$tree = [Management.Automation.Language.Parser]::ParseFile($Script, [ref]$null, [ref]$null)\n"
+        "$is = { $args[0] -is [Management.Automation.Language.FunctionDefinitionAst] -and $args[0].Name -eq 'ConvertTo-Quoted' }\n"
+        "Invoke-Expression $tree.Find($is, $true).Extent.Text\n"
+        f"$lines = @({words}) | ForEach-Object {{ '- {{name: ' + (ConvertTo-Quoted $_) + ', n: 1}}' }}\n"
+        "[IO.File]::WriteAllText($Out, ($lines -join [char]10))\n",
+        "utf-8-sig",
+    )  # fmt: skip
+    out = tmp_path / "out.yml"
+    output = Lab().run("pc1", probe, windows(SCRIPT), windows(out))
+    assert output == ""
+    read = [one["name"] for one in yaml.safe_load(out.read_text("utf-8"))]
+    assert read == [word.replace("\t", " ") or None for word in NASTY]
+
+
+def windows(path: Path) -> str:
+    return f"Z:{path}".replace("/", "\\")
+
+
+# Lists what Windows PowerShell 5.1 would not understand: tokens, and parameters and commands that came later.
+CHECK = """
+param([string]$Script)
+$tokens = $null; $errors = $null
+$tree = [Management.Automation.Language.Parser]::ParseFile($Script, [ref]$tokens, [ref]$errors)
+foreach ($one in $errors) { "error $($one.Extent.StartLineNumber): $($one.Message)" }
+foreach ($one in $tokens) { if ("$($one.Kind)" -in 'QuestionMark', 'QuestionQuestion', 'QuestionQuestionEquals', 'QuestionDot', 'QuestionLBracket', 'AndAnd', 'OrOr') { "token $($one.Extent.StartLineNumber): $($one.Text)" } }
+$later = @{
+    '*' = 'NoEmphasis'; 'ForEach-Object' = 'Parallel', 'ThrottleLimit', 'AsJob'; 'ConvertFrom-Json' = 'AsHashtable', 'Depth', 'NoEnumerate'
+    'ConvertTo-Json' = 'AsArray', 'EnumsAsStrings', 'EscapeHandling'; 'Join-Path' = 'AdditionalChildPath'; 'Split-Path' = 'LeafBase', 'Extension'
+    'Get-Content' = 'AsByteStream'; 'Set-Content' = 'AsByteStream'; 'Read-Host' = 'MaskInput'; 'Import-Module' = 'UseWindowsPowerShell'
+    'ConvertFrom-SecureString' = 'AsPlainText'; 'Start-Process' = 'Environment'; 'Test-Connection' = 'TcpPort', 'TargetName', 'Ping'
+    'Invoke-WebRequest' = 'SkipCertificateCheck', 'NoProxy'; 'Invoke-RestMethod' = 'SkipCertificateCheck', 'NoProxy'; 'Sort-Object' = 'Stable', 'Top', 'Bottom'
+    'Select-Object' = 'SkipIndex'; 'Select-String' = 'Raw', 'Culture'; 'Get-Date' = 'AsUTC'; 'Get-Random' = 'Shuffle'; 'Set-Service' = 'Credential'
+}
+$unknown = 'Join-String', 'Get-Error', 'Remove-Service', 'Test-Json', 'Get-Uptime', 'ConvertFrom-Markdown', 'Show-Markdown', 'Get-SecureRandom', 'Remove-Alias'
+foreach ($one in $tree.FindAll({ $args[0] -is [Management.Automation.Language.CommandAst] }, $true)) {
+    $name = "$($one.GetCommandName())"
+    if ($name -in $unknown) { "command $($one.Extent.StartLineNumber): $name" }
+    foreach ($part in $one.CommandElements) {
+        if ($part -is [Management.Automation.Language.CommandParameterAst] -and (@($later[$name]) + $later['*']) -contains $part.ParameterName) { "parameter $($part.Extent.StartLineNumber): $name -$($part.ParameterName)" }
+    }
+}
+foreach ($one in $tree.FindAll({ $args[0] -is [Management.Automation.Language.VariableExpressionAst] }, $true)) {
+    if ("$($one.VariablePath)" -in 'IsWindows', 'IsLinux', 'IsMacOS', 'IsCoreCLR', 'PSStyle') { "variable $($one.Extent.StartLineNumber): $one" }
+}
+foreach ($one in $tree.FindAll({ $args[0] -is [Management.Automation.Language.InvokeMemberExpressionAst] }, $true)) {
+    if ("$($one.Member)" -in 'ExportCertificatePem', 'ToHexString', 'HashData', 'GetItems', 'ReplaceLineEndings') { "method $($one.Extent.StartLineNumber): $($one.Member)" }
+}
+foreach ($one in $tree.FindAll({ $args[0] -is [Management.Automation.Language.FunctionDefinitionAst] }, $true)) {
+    if (($one.Name -split '-')[0] -notin (Get-Verb51)) { "verb $($one.Extent.StartLineNumber): $($one.Name)" }
+}
+"""
+VERBS = """
+'Assert', 'Clear', 'ConvertTo', 'Enable', 'Find', 'Get', 'Install', 'Invoke', 'New', 'Read', 'Remove', 'Reset', 'Restore', 'Save', 'Set', 'Test',
+'Uninstall', 'Write'
+"""
+
+TOO_NEW = """
+$a = $true ? 1 : 2
+$b = $a ?? 3; $b ??= 4; ${b}?.Length
+Get-Item . && Get-Item ..
+1..3 | ForEach-Object -Parallel { $_ }
+'{}' | ConvertFrom-Json -AsHashtable
+Join-String 1
+if ($IsWindows) { $c.ExportCertificatePem() }
+function Frobnicate-It { }
+"""
+
+
+def too_new(script: Path, folder: Path) -> list[str]:
+    check = folder / "check.ps1"
+    check.write_text(CHECK.replace("(Get-Verb51)", f"({VERBS.strip()})"), "utf-8-sig")
+    return Lab().run("pc1", check, windows(script)).splitlines()
+
+
+@in_the_lab
+def test_windows_powershell_understands_it(tmp_path: Path) -> None:
+    assert too_new(SCRIPT, tmp_path) == []
+    sample = tmp_path / "sample.ps1"
+    sample.write_text(TOO_NEW)
+    found = {line.split(":")[0] for line in too_new(sample, tmp_path)}
+    assert found == {
+        "token 2", "token 3", "token 4", "parameter 5", "parameter 6", "command 7", "variable 8", "method 8", "verb 9",
+    }  # fmt: skip
+
+
+def test_files_are_as_windows_powershell_reads_them() -> None:
+    script, door = SCRIPT.read_bytes(), DOOR.read_bytes()
+    assert script.startswith(b"\xef\xbb\xbf"), "5.1 reads a file without BOM in the PC's own code page"
+    assert script.count(b"\n") == script.count(b"\r\n") == script.count(b"\r")
+    assert door.isascii(), "cmd.exe knows no BOM"
+    assert door.count(b"\n") == door.count(b"\r\n") == door.count(b"\r")
+    text = script.decode("utf-8-sig")
+    for needed in (
+        "#Requires -Version 5.1",
+        "[CmdletBinding(SupportsShouldProcess)]",
+        "Set-StrictMode -Version 2",
+        "$ErrorActionPreference = 'Stop'",
+    ):
+        assert needed in text
+
+
+# Without an engine at hand: what tells 7 from 5.1 at a glance, outside strings and comments.
+NEWER = r"\?\?|\?\.|&&|\|\||\s\?\s[^{]|-Parallel\b|-AsHashtable\b|\$Is(Windows|Linux|MacOS)\b|ExportCertificatePem|-UseWindowsPowerShell\b"
+
+
+def newer_than_51(text: str) -> list[str]:
+    bare = re.sub(r"(?s)<#.*?#>|@\"\r?\n.*?\n\"@|(?<![\w`$])#[^\n]*|'(?:[^'\n]|'')*'", "", text)
+    return [match[0] for match in re.finditer(NEWER, bare)]
+
+
+def test_nothing_in_it_is_newer_than_windows_powershell() -> None:
+    assert newer_than_51(SCRIPT.read_text("utf-8-sig")) == []
+    assert newer_than_51("'a ?? b' # && c\n$d = $e ?? 1; $f ? 1 : 2; g || h; $IsWindows") == [
+        "??",
+        " ? 1",
+        "||",
+        "$IsWindows",
+    ]
+
+
+def test_the_door_asks_for_elevation_and_runs_the_script_beside_it() -> None:
+    lines = DOOR.read_text("ascii").splitlines()
+    run = [line for line in lines if " -File " in line]
+    assert run == [
+        '"%WINFLEET_SHELL%" -NoProfile -ExecutionPolicy Bypass -File "%~dp0worker_setup.ps1" %WINFLEET_ARGS%'
+    ]
+    assert [line for line in lines if "Start-Process -Verb RunAs" in line]
+
+
+def test_the_script_stands_alone() -> None:
+    text = SCRIPT.read_text("utf-8-sig")
+    assert not re.search(
+        r"(?i)import-module|using module|\. \S+\.ps1|invoke-webrequest|\birm\b|\biwr\b|downloadstring", text
+    )
+    assert not re.search(
+        r"(?i)Basic.{0,20}'?true|AllowUnencrypted.{0,20}'?true'? *}|TrustedHosts.*-Value '?\*",
+        text.replace("-eq 'true'", ""),
+    )
