@@ -36,7 +36,8 @@ def copied(tmp_path: Path) -> Iterator[Path]:
 def test_bare_accelerator_trains_and_says_the_guides_lines(copied: Path) -> None:
     done = auto(copied, "--", str(SCRIPTS / "bare.py"), "--steps", "15")
     assert done.returncode == 0, done.stderr
-    assert {"rank 0 of 2", "rank 1 of 2"} <= set(done.stdout.splitlines())
+    assert "rank 0 of 2" in done.stdout
+    assert "rank 1 of 2" in done.stdout
     said = [line.partition("[INFO] ")[2] for line in done.stderr.splitlines() if "[INFO]" in line]
     expected = ["Initializing distributed training...", "Rank 0/2 initialized", "Rank 1/2 initialized",
                 "All processes joined successfully", "Training started with 2 processes across 1 node", "Run finished"]  # fmt: skip
@@ -66,7 +67,8 @@ def test_foreign_scripts_run_unmodified(copied: Path, words: list[str], expected
         target.write_bytes(source.read_bytes())
     done = auto(copied, "--", *words)
     assert done.returncode == 0, done.stderr
-    assert set(expected) <= set(done.stdout.splitlines())
+    # ranks share the console, so one's line may end behind another's
+    assert [text for text in expected if text not in done.stdout] == []
 
 
 def test_a_rank_that_raises_ends_the_run_with_its_cause(copied: Path) -> None:
@@ -279,7 +281,8 @@ def test_stock_torchrun_takes_our_rendezvous_and_keeps_the_order_of_machines(cop
     said = [process.communicate(timeout=90)[0] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0)
     assert "rank 0 of 3" in said[0]
-    assert {"rank 1 of 3", "rank 2 of 3"} <= set(said[1].splitlines())
+    assert "rank 1 of 3" in said[1]
+    assert "rank 2 of 3" in said[1]
 
 
 def test_the_generated_configuration_serves_accelerate_launch_by_hand(fleet: Fleet) -> None:
@@ -299,4 +302,5 @@ def test_the_generated_configuration_serves_accelerate_launch_by_hand(fleet: Fle
     said = [process.communicate(timeout=90)[0] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0)
     assert "rank 0 of 3" in said[0]
-    assert {"rank 1 of 3", "rank 2 of 3"} <= set(said[1].splitlines())
+    assert "rank 1 of 3" in said[1]
+    assert "rank 2 of 3" in said[1]
