@@ -33,7 +33,7 @@ RATE_FROM: Final = 5  # steps per second are counted from this step's line to th
 RUN_SECONDS: Final = 120.0  # a run that takes longer is ended
 STEP_LINE: Final = re.compile(rf"step (\d+)/{STEPS}  loss ")
 FIRST_GOAL, RATE_GOAL = 1.1, 0.98  # winfleet / torchrun: at most, at least
-QUIET_CORES: Final = 0.05  # a pair is quiet where others kept no more than this busy in either of its runs
+QUIET_CORES: Final = 0.1  # a pair is quiet where others kept no more than this busy in either of its runs
 
 CONFIG: Final = f"""\
 training:
