@@ -13,6 +13,7 @@ import json
 import os
 import runpy
 import signal
+import socket
 import sys
 import threading
 import time
@@ -31,6 +32,7 @@ from winfleet.status import stop_step, write_atomic
 
 WRITE_SECONDS: Final = 0.5
 RATE_SECONDS: Final = 10.0  # samples/s is the mean over this window
+STORE_SECONDS: Final = 60.0  # then torch waits in its own way
 STEP_KEYS: Final = ("max_steps", "total_steps", "max_train_steps", "num_training_steps")
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
@@ -216,6 +218,17 @@ def bind_gloo(address: str) -> None:
     dist.distributed_c10d.ProcessGroupGloo = PlannedGloo  # type: ignore[misc]
 
 
+def wait_for_ranks_store() -> None:
+    """Waits until rank 0 listens: torch's own retry sleeps 0.25 to 0.75 s the first time, then ever longer."""
+    if os.environ.get("RANK", "0") == "0" or "MASTER_PORT" not in os.environ:
+        return
+    address, deadline = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), time.monotonic() + STORE_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(address, timeout=1.0):
+            return
+        time.sleep(0.02)
+
+
 def force_backend(backend: str, meter: Meter) -> None:
     """Where the plan says gloo the script's process groups use it, whatever it or Accelerate asks for; notes the joining."""
     original = dist.init_process_group
@@ -224,6 +237,7 @@ def force_backend(backend: str, meter: Meter) -> None:
         asked = kwargs.pop("backend", asked)
         if backend == "gloo" and (asked is None or "nccl" in asked):
             asked = "gloo"
+        wait_for_ranks_store()
         original(asked, *args, **kwargs)
         meter.joined()
 
