@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from winfleet.folders import filter_as_data, is_plain
 
 
 class ActionModule(ActionBase):
@@ -36,9 +37,11 @@ class ActionModule(ActionBase):
 def unpack(archive: Path, host: Path, outputs: Path) -> None:
     """Logs go to `host`, what lay below work/ to `outputs`. Members come from another machine: plain files only."""
     with tarfile.open(archive) as tar:
+        filter_as_data(tar)
         for member in tar:
+            if not is_plain(member):
+                continue
             name = PurePosixPath(member.name)
             target = outputs if name.parts[0] == "work" else host
             member.name = str(PurePosixPath(*name.parts[1:])) if name.parts[0] == "work" else member.name
-            if member.isfile():
-                tar.extract(member, target, filter="data")
+            tar.extract(member, target)
