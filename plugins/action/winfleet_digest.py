@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import shutil
 from pathlib import Path
 from typing import Any
 
-import winfleet
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from winfleet.folders import FolderError, digest, list_files
+from winfleet.package import stage
 
 
 class ActionModule(ActionBase):
@@ -25,7 +23,7 @@ class ActionModule(ActionBase):
         cache = Path(self._task.args["cache"]).expanduser()
         given = {kind: Path(path).expanduser() for kind, path in self._task.args["folders"].items() if path}
         try:
-            sources = {"agent": stage_package(cache / "agent"), **given}
+            sources = {"agent": stage(cache / "agent"), **given}
             digests = {
                 kind: digest(path, list_files(path, honour_git=kind == "code")) for kind, path in sources.items()
             }
@@ -37,22 +35,3 @@ class ActionModule(ActionBase):
             "digests": digests,
             "sources": {kind: str(p) for kind, p in sources.items()},
         }
-
-
-def stage_package(folder: Path) -> Path:
-    """Lays out the package winfleet as a host gets it: its files, and the entry point by which torchrun finds it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(Path(winfleet.__file__).parent, folder / "winfleet", ignore=shutil.ignore_patterns("__pycache__"))
-    metadata = folder / f"winfleet-{winfleet.__version__}.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: winfleet\nVersion: {winfleet.__version__}\n", "utf-8"
-    )
-    points = [
-        point
-        for point in importlib.metadata.distribution("winfleet").entry_points
-        if point.group == "torchrun.handlers"
-    ]
-    lines = [f"{point.name} = {point.value}\n" for point in points]
-    (metadata / "entry_points.txt").write_text("[torchrun.handlers]\n" + "".join(lines), "utf-8")
-    return folder

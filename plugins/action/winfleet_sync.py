@@ -23,8 +23,8 @@ class ActionModule(ActionBase):
         """Ansible's entry."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         given = self._task.args
-        common = {"home": given["home"], "wanted": given["digests"], "keep": int(given.get("keep", 3))}
-        looked = self._module("winfleet_folder", common, task_vars)
+        common = {"wanted": given["digests"], "keep": int(given.get("keep", 3))}
+        looked = self._folders(common, task_vars)
         if looked.get("failed") or looked.get("unreachable") or not looked["missing"] or self._task.check_mode:
             return {**result, **looked, "changed": bool(looked.get("missing"))}
         for kind in looked["missing"]:
@@ -45,13 +45,16 @@ class ActionModule(ActionBase):
             remote = self._connection._shell.join_path(self._connection._shell.tmpdir, os.path.basename(archive))
             self._transfer_file(str(archive), remote)
             try:
-                done = self._module("winfleet_folder", {**common, "kind": kind, "archive": remote}, task_vars)
+                done = self._folders({**common, "kind": kind, "archive": remote}, task_vars)
             finally:
                 self._remove_tmp_path(self._connection._shell.tmpdir)
                 self._connection._shell.tmpdir = None
         if done.get("failed") or done.get("unreachable"):
             raise AnsibleActionFail(str(done.get("msg", f"{kind} did not arrive")))
 
-    def _module(self, name: str, arguments: dict[str, Any], task_vars: Any) -> dict[str, Any]:
-        result: dict[str, Any] = self._execute_module(module_name=name, module_args=arguments, task_vars=task_vars)
+    def _folders(self, arguments: dict[str, Any], task_vars: Any) -> dict[str, Any]:
+        call = {"operation": "folders", "home": self._task.args["home"], "arguments": arguments}
+        result: dict[str, Any] = self._execute_module(
+            module_name="winfleet_host", module_args=call, task_vars=task_vars
+        )
         return result

@@ -1,151 +1,55 @@
-"""Finds what a Linux host has, for the preflight. Changes nothing. Standard library alone."""
+"""What a task asks of a Linux host. plugins/windows/winfleet_host.ps1 is the same for Windows."""
 
 from __future__ import annotations
 
-import errno
-import glob
-import json
 import os
-import platform
-import shutil
-import socket
-import subprocess
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.runs import GOING_ON, going_on, state_of
+from ansible.module_utils.host_facts import look
+from ansible.module_utils.remote import OPERATIONS, HostError, perform
 
 DOCUMENTATION = """
 module: winfleet_host
-short_description: Finds what a Linux host has for training
-description: System, cores, memory, disk, GPUs, the adapter of its address, ports in use, and runs that are going on.
+short_description: Looks at a host, or does one step of a run there
+description: Operations and their arguments are those of train/winfleet/remote.py; `look` finds what the host has and changes nothing.
 options:
+  operation: {description: What to do., type: str, default: look}
   home: {description: Folder for everything of winfleet on this host., type: path, required: true}
-  address: {description: IPv4 address by which the other hosts reach this one., type: str, required: true}
-  run: {description: A run whose state is wanted., type: str, default: ""}
+  arguments: {description: What the operation needs., type: dict, default: {}}
+  secrets: {description: Environment variables for the ranks that are not written down., type: dict, default: {}}
 author: [winfleet]
 """
 EXAMPLES = """
-- winfleet_host: {home: ~/.winfleet, address: 192.168.0.21}
+- winfleet_host: {home: ~/.winfleet, arguments: {address: 192.168.0.21, run: ""}}
+- winfleet_host: {operation: stop, home: ~/.winfleet, arguments: {grace_seconds: 60}}
 """
 RETURN = """
-host: {description: What was found., type: dict, returned: always}
+host: {description: What was found., type: dict, returned: where the operation is look}
 """
-
-PORTS = range(29500, 29505)
-GIB = 2**30
-
-
-def resolve(address: str) -> str:
-    """The IPv4 address of a name, the address itself if it is one, "" if it resolves to nothing."""
-    try:
-        return socket.gethostbyname(address)
-    except OSError:
-        return ""
-
-
-def adapter_of(address: str) -> str:
-    """Name of the adapter that has the address; "" where it is not known."""
-    if address.startswith("127."):
-        return "lo"
-    try:
-        found = subprocess.run(["ip", "-json", "-4", "address"], capture_output=True, check=True, timeout=10)
-        for adapter in json.loads(found.stdout):
-            if any(entry.get("local") == address for entry in adapter.get("addr_info", [])):
-                return str(adapter["ifname"])
-    except (OSError, ValueError, subprocess.SubprocessError):
-        pass
-    return ""
-
-
-def bind_error(address: str, port: int) -> str:
-    """Why the port cannot be listened on: "" for it can, "taken", or the system's words."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-            probe.listen(1)
-            return ""
-        except OSError as error:
-            return "taken" if error.errno == errno.EADDRINUSE else str(error.strerror)
-
-
-def owner_of(port: int) -> str:
-    """The process that listens on a port, "name (pid N)", where /proc tells; else "another process"."""
-    inodes = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            with open(table) as lines:
-                fields = [line.split() for line in list(lines)[1:]]
-        except OSError:
-            continue
-        inodes |= {f"socket:[{f[9]}]" for f in fields if f[3] == "0A" and int(f[1].rpartition(":")[2], 16) == port}
-    for link in glob.glob("/proc/[0-9]*/fd/*"):
-        try:
-            if os.readlink(link) in inodes:
-                pid = link.split("/")[2]
-                with open(f"/proc/{pid}/comm") as name:
-                    return f"{name.read().strip()} (pid {pid})"
-        except OSError:
-            continue
-    return "another process"
-
-
-def gpus() -> list[dict[str, object]]:
-    """Name, driver and memory (MiB) of each NVIDIA GPU, by nvidia-smi; [] where there is none."""
-    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        found = subprocess.run(query, capture_output=True, check=True, timeout=20, text=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    rows = [[cell.strip() for cell in line.split(",")] for line in found.stdout.splitlines() if line.count(",") == 2]
-    return [{"name": name, "driver": driver, "memory_mib": int(float(memory))} for name, driver, memory in rows]
-
-
-def nearest_folder(path: str) -> str:
-    """The path, or the nearest folder above it that exists."""
-    while not os.path.isdir(path):
-        path = os.path.dirname(path)
-    return path
-
-
-def look(home: str, address: str, run: str) -> dict[str, object]:
-    """Everything that the preflight judges."""
-    found = resolve(address)
-    parent = nearest_folder(home)
-    held = {port: error for port in PORTS if found and (error := bind_error(found, port))}
-    taken = {str(port): owner_of(port) for port, error in held.items() if error == "taken"}
-    return {
-        "os": platform.system(),
-        "release": platform.platform(),
-        "python": platform.python_version(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1),
-        "disk_free_gb": round(shutil.disk_usage(parent).free / 1e9, 1),
-        "home": home,
-        "writable": os.access(parent, os.W_OK | os.X_OK),
-        "address": found,
-        "address_error": next((error for error in held.values() if error != "taken"), ""),
-        "adapter": adapter_of(found),
-        "ports_taken": taken,
-        "gpus": gpus(),
-        "run_state": state_of(Path(home, "runs", run)) if run else "none",
-        "going_on": [folder.name for folder in going_on(Path(home)) if state_of(folder) in GOING_ON],
-    }
 
 
 def main() -> None:
     """Ansible's entry."""
     module = AnsibleModule(
         argument_spec={
+            "operation": {"type": "str", "default": "look", "choices": ["look", *OPERATIONS]},
             "home": {"type": "path", "required": True},
-            "address": {"type": "str", "required": True},
-            "run": {"type": "str", "default": ""},
+            "arguments": {"type": "dict", "default": {}},
+            "secrets": {"type": "dict", "default": {}, "no_log": True},
         },
         supports_check_mode=True,
     )
-    given = module.params
-    module.exit_json(changed=False, host=look(os.path.abspath(given["home"]), given["address"], given["run"]))
+    operation, given = module.params["operation"], module.params["arguments"]
+    home = os.path.abspath(module.params["home"])
+    if operation == "look":
+        module.exit_json(changed=False, host=look(home, given["address"], given["run"]))
+    if module.params["secrets"]:
+        given = {**given, "secrets": module.params["secrets"]}
+    try:
+        module.exit_json(**perform(operation, Path(home), given, check=module.check_mode))
+    except HostError as error:
+        module.fail_json(msg=str(error))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -131,3 +131,27 @@ def verify(folder: Path, expected: str) -> None:
     found = digest(folder, names)
     if not found.startswith(expected):
         raise FolderError(f"{folder} has the digest {found[:SHORT]}, expected {expected[:SHORT]}")
+
+
+def prune(parent: Path, keep: int, current: str) -> None:
+    """Removes all but the newest `keep` folders that are named by a digest, never the current one."""
+    named = [path for path in parent.iterdir() if path.is_dir() and len(path.name) == SHORT]
+    old = [path for path in sorted(named, key=lambda path: path.stat().st_mtime) if path.name != current]
+    for path in old[: max(0, len(old) - (keep - 1))]:
+        shutil.rmtree(path)
+
+
+def free_bytes(home: Path) -> int:
+    """Free space on the disk of the nearest folder that exists."""
+    while not home.is_dir():
+        home = home.parent
+    return shutil.disk_usage(home).free
+
+
+def missing(home: Path, wanted: Mapping[str, str]) -> list[str]:
+    """Kinds whose folder `kind/<12 hex>` is not there; those that are count as new, and stay when old ones are removed."""
+    targets = {kind: home / kind / digest[:SHORT] for kind, digest in wanted.items()}
+    for path in targets.values():
+        if path.is_dir():
+            os.utime(path)
+    return [kind for kind, path in targets.items() if not path.is_dir()]

@@ -26,7 +26,7 @@ from typing import Final
 from winfleet.board import Board
 from winfleet.hardware import gpu_names, owner_of_port, usable_cores
 from winfleet.plan import AGENTS_PORT, HOST_NAME, RANKS_PORT, STATUS_PORT, Host, Plan, PlanError, choose_backend
-from winfleet.status import ENDED, StatusError, describe_failure, parse
+from winfleet.status import StatusError, describe_failure, parse
 
 log = logging.getLogger("winfleet")
 
@@ -52,6 +52,11 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--plan", type=Path, help="plan.json; its folder is the run's folder")
     parser.add_argument("--machine-rank", type=int, help="with --plan: which of its hosts this one is")
     parser.add_argument("--detach", action="store_true", help="with --plan: return once the launcher has started")
+    parser.add_argument("--log", type=Path, help="with --plan: a file for all output")
+    parser.add_argument(
+        "--logon", choices=("s4u", "interactive", "password"), default="s4u",
+        help="with --detach on Windows: how the launcher's scheduled task signs in; a password comes in WINFLEET_TASK_PASSWORD",
+    )  # fmt: skip
     parser.add_argument(
         "command", nargs=argparse.REMAINDER, help="with --auto: -- script.py args, or -- -m module args"
     )
@@ -209,26 +214,51 @@ def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool)
     return outcome.state
 
 
-def detach(plan_file: Path, machine_rank: int) -> int:
-    """Starts the launcher in a session of its own, so that it outlives whoever started it; returns an exit status."""
-    folder = plan_file.parent
-    before = time.time()
-    command = [sys.executable, "-m", "winfleet.launch", "--plan", str(plan_file), "--machine-rank", str(machine_rank)]
-    with (folder / "launcher.log").open("ab") as output:
+def detach(plan_file: Path, machine_rank: int, logon: str) -> int:
+    """Starts the launcher so that it outlives whoever started it; returns an exit status once it lives or has ended."""
+    folder, package = plan_file.parent, Path(__file__).resolve().parent.parent
+    log_file, refused = folder / "launcher.log", folder / "refused"
+    refused.unlink(missing_ok=True)
+    begin, before = log_file.stat().st_size if log_file.exists() else 0, time.time()
+    words = [
+        "-m",
+        "winfleet.launch",
+        "--plan",
+        str(plan_file),
+        "--machine-rank",
+        str(machine_rank),
+        "--log",
+        str(log_file),
+    ]
+    process = None
+    if os.name == "nt":
+        from winfleet.windows import start_task
+
+        start_task(words, package, logon, os.environ.pop("WINFLEET_TASK_PASSWORD", ""))
+    else:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
+            [sys.executable, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True, cwd=folder, env={**os.environ, "PYTHONPATH": str(package)},
         )  # fmt: skip
-    while time.time() - before < DETACH_SECONDS:
+    while time.time() - before < DETACH_SECONDS and not refused.exists():
         with contextlib.suppress(OSError, StatusError):
-            status = parse((folder / "status.json").read_text("utf-8"))
-            if status.launcher_pid == process.pid and (status.state not in ENDED or process.poll() is not None):
+            if parse((folder / "status.json").read_text("utf-8")).started >= before:
                 return 0
-        if process.poll() is not None:
+        if process is not None and process.poll() is not None:
             break
         time.sleep(0.05)
-    print((folder / "launcher.log").read_text("utf-8", "replace")[-2_000:], file=sys.stderr)
+    said = log_file.read_bytes()[begin:].decode("utf-8", "replace") if log_file.exists() else ""
+    print(said[-2_000:] or f"the launcher said nothing within {DETACH_SECONDS:.0f} s", file=sys.stderr)
     return 2
+
+
+def send_output_to(log_file: Path) -> None:
+    """All output of this process goes to the file."""
+    log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    sys.stdout = open(1, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)  # noqa: SIM115
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -238,7 +268,13 @@ def main(words: Sequence[str] | None = None) -> int:
     log.setLevel(logging.INFO)
     try:
         if found.plan and found.detach:
-            return detach(found.plan.resolve(), found.machine_rank)
+            return detach(found.plan.resolve(), found.machine_rank, found.logon)
+        if found.log:
+            send_output_to(found.log)
+        if os.name == "nt":
+            from winfleet.windows import end_children_with_me
+
+            end_children_with_me()
         if found.plan:
             plan = Plan.load(found.plan)
             host, folder, ports = plan.host(found.machine_rank), found.plan.resolve().parent, Ports()
@@ -251,6 +287,8 @@ def main(words: Sequence[str] | None = None) -> int:
         return EXIT_CODES[launch(plan, host, folder, ports, console=found.auto)]
     except PlanError as error:
         print(f"error: {error}", file=sys.stderr)
+        if found.log:
+            (found.plan.parent / "refused").touch()  # for whoever waits in detach()
         return 2
 
 

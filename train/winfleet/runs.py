@@ -1,12 +1,22 @@
-"""The runs below a worker's fleet_home, read from their files. Standard library alone, for Ansible's modules."""
+"""The runs below a worker's fleet_home: read from their files, started, stopped. Standard library alone on Linux."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 GOING_ON = ("starting", "running")
+AFTER_SECONDS = 15.0  # for the launcher itself, once its ranks have ended
+
+
+class HostError(Exception):
+    """Why a host could not do what it was asked to; the text has the value and the fix."""
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -19,14 +29,24 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 
 def launcher_pid(folder: Path) -> int | None:
-    """Process id of the run's launcher, None where it does not live. Linux only: asks /proc."""
+    """Process id of the run's launcher, None where it does not live."""
     pid = read_status(folder).get("launcher_pid")
-    if not isinstance(pid, int):
-        return None
+    return pid if isinstance(pid, int) and "winfleet.launch" in command_line(pid) else None
+
+
+def command_line(pid: int) -> str:
+    """A process's command line, "" where it is gone: from /proc, or by psutil, which the agent's Python has on Windows."""
+    if os.name == "nt":
+        import psutil
+
+        try:
+            return " ".join(psutil.Process(pid).cmdline())
+        except psutil.Error:
+            return ""
     try:
-        return pid if b"winfleet.launch" in Path(f"/proc/{pid}/cmdline").read_bytes() else None
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
     except OSError:
-        return None
+        return ""
 
 
 def state_of(folder: Path) -> str:
@@ -38,3 +58,59 @@ def state_of(folder: Path) -> str:
 def going_on(home: Path) -> list[Path]:
     """Folders of the runs whose launcher lives."""
     return [path.parent for path in sorted(home.glob("runs/*/status.json")) if launcher_pid(path.parent)]
+
+
+def write_secrets(path: Path, secrets: Mapping[str, str]) -> None:
+    """A file that its owner alone can read; the launcher deletes it once read."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        json.dump(dict(secrets), file)
+
+
+def write_files(folder: Path, files: Mapping[str, str], *, check: bool) -> list[str]:
+    """Writes texts below the folder where they differ, whole or not at all; names of those that did."""
+    different = []
+    for name, text in files.items():
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != text.encode():
+            different.append(name)
+            if not check:
+                folder.mkdir(parents=True, exist_ok=True)
+                temporary = folder / f".{name}.tmp"
+                temporary.write_bytes(text.encode())
+                os.replace(temporary, path)
+    return different
+
+
+def launch(folder: Path, given: Mapping[str, Any], secrets: Mapping[str, str]) -> None:
+    """Starts the run's launcher, detached, and returns once it lives. Raises HostError with what it said."""
+    if secrets:
+        write_secrets(folder / "secrets.json", secrets)
+    command = [given["python"], "-m", "winfleet.launch", "--detach", "--plan", str(folder / "plan.json"),
+               "--machine-rank", str(given["machine_rank"]), "--logon", given["logon"]]  # fmt: skip
+    package = folder.parent.parent / "agent" / given["agent"][:12]
+    environment = {**os.environ, "PYTHONPATH": str(package)}
+    started = subprocess.run(command, env=environment, cwd=package, capture_output=True, check=False)
+    if started.returncode:
+        (folder / "secrets.json").unlink(missing_ok=True)
+        said = (started.stderr or started.stdout).decode("utf-8", "replace").strip()
+        raise HostError(said or f"the launcher ended with {started.returncode}")
+
+
+def stop(folder: Path, grace: int) -> dict[str, object]:
+    """Asks, waits, and ends the launcher where it does not end itself; its ranks end with it."""
+    temporary = folder / "stop.tmp"
+    temporary.write_text(json.dumps({"grace_seconds": grace}), encoding="utf-8")
+    os.replace(temporary, folder / "stop")
+    kill = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has the one, which ends at once
+    for patience, sign in ((grace + AFTER_SECONDS, signal.SIGTERM), (AFTER_SECONDS, kill), (5.0, None)):
+        deadline = time.monotonic() + patience
+        while (pid := launcher_pid(folder)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        if pid is None or sign is None:
+            break
+        os.kill(pid, sign)
+    status = read_status(folder)
+    ranks = status.get("ranks")
+    steps = [rank.get("step", 0) for rank in ranks if isinstance(rank, dict)] if isinstance(ranks, list) else []
+    state, step = str(status.get("state")), max(steps, default=0)
+    return {"run": folder.name, "state": state, "step": step, "text": f"run {folder.name} {state} after step {step}"}

@@ -31,6 +31,7 @@ rm -f "$WINEPREFIX/wineserver"
 [[ $socket != wine-?????? ]] || rm -rf "/tmp/$socket"
 mkdir -p "$WINEPREFIX/drive_c/lab"
 cp -a --reflink=auto "$2" "$WINEPREFIX/drive_c/lab/python"
+cp "$2/bcryptprimitives.dll" "$WINEPREFIX/drive_c/windows/system32" # Wine 8 has none; whoever brings a uv.exe needs it
 # folders of its own, where Wine points to those of the Linux user
 for folder in "$WINEPREFIX"/drive_c/users/*/*; do
   [ ! -L "$folder" ] || { rm "$folder"; mkdir "$folder"; }

@@ -1,0 +1,202 @@
+#!powershell
+#Requires -Module Ansible.ModuleUtils.Legacy
+
+# What a task asks of a Windows host; plugins/modules/winfleet_host.py documents it and is the same for Linux. `look`
+# needs no Python there, and `agent` brings one. All else is train/winfleet/remote.py, run by the agent's Python.
+# Written for Windows PowerShell 5.1, without C# of its own: compiling it would cost a second a task.
+
+$ErrorActionPreference = 'Stop'
+$params = Parse-Args $args -supports_check_mode $true
+$check = Get-AnsibleParam -obj $params -name '_ansible_check_mode' -type 'bool' -default $false
+$operation = Get-AnsibleParam -obj $params -name 'operation' -type 'str' -default 'look'
+$base = Get-AnsibleParam -obj $params -name 'home' -type 'str' -failifempty $true
+$given = Get-AnsibleParam -obj $params -name 'arguments' -default @{}
+$secrets = Get-AnsibleParam -obj $params -name 'secrets' -default @{}
+if ($base -match '^~($|[\\/])') { $base = $env:USERPROFILE + $base.Substring(1) }
+$base = [IO.Path]::GetFullPath([Environment]::ExpandEnvironmentVariables($base))
+$agent = Join-Path $base 'agent'
+$python = Join-Path $agent 'python\Scripts\python.exe'
+
+function Find-Package {
+    # The newest of the packages winfleet that were sent, as a folder; nothing where there is none.
+    if (Test-Path -LiteralPath $agent) {
+        Get-ChildItem -LiteralPath $agent -Directory | Where-Object { $_.Name -match '^[0-9a-f]{12}$' } |
+            Sort-Object -Property LastWriteTimeUtc | Select-Object -Last 1
+    }
+}
+
+function Invoke-Program {
+    # Runs a program with bytes on its standard input; @{ code; out; err }. 5.1's own `&` would change their encoding.
+    param([string]$Program, [string]$Line, [string]$Folder, [string]$Text = '')
+
+    $start = New-Object -TypeName System.Diagnostics.ProcessStartInfo -Property @{
+        FileName = $Program; Arguments = $Line; WorkingDirectory = $Folder; UseShellExecute = $false; CreateNoWindow = $true
+        RedirectStandardInput = $true; RedirectStandardOutput = $true; RedirectStandardError = $true
+        StandardOutputEncoding = [Text.Encoding]::UTF8; StandardErrorEncoding = [Text.Encoding]::UTF8
+    }
+    # Nothing of ours lies below the user's folder, whose name may not be ASCII.
+    $start.EnvironmentVariables['PYTHONUTF8'] = '1'
+    $start.EnvironmentVariables['UV_CACHE_DIR'] = Join-Path $agent 'cache'
+    $start.EnvironmentVariables['UV_PYTHON_INSTALL_DIR'] = Join-Path $agent 'interpreters'
+    $process = [Diagnostics.Process]::Start($start)
+    $problems = $process.StandardError.ReadToEndAsync()
+    $bytes = (New-Object -TypeName System.Text.UTF8Encoding -ArgumentList $false).GetBytes($Text)
+    $process.StandardInput.BaseStream.Write($bytes, 0, $bytes.Length)
+    $process.StandardInput.Close()
+    $said = $process.StandardOutput.ReadToEnd()
+    $process.WaitForExit()
+    @{ code = $process.ExitCode; out = $said; err = $problems.Result }
+}
+
+function Invoke-Agent {
+    # Asks the agent's Python; its answer, or this task fails with its words.
+    $package = Find-Package
+    $call = @{ operation = $operation; home = $base; arguments = $given; check = $check }
+    if ($secrets.Count) { $call.arguments.secrets = $secrets }
+    $done = Invoke-Program -Program $python -Line '-m winfleet.remote' -Folder $package.FullName -Text (ConvertTo-Json -InputObject $call -Depth 20 -Compress)
+    $last = @($done.out.Trim() -split "`n")[-1]
+    try { $answer = ConvertFrom-Json -InputObject $last } catch { $answer = $null }
+    if ($null -eq $answer) {
+        Fail-Json -obj @{ changed = $false } -message "$python ended with $($done.code): $($done.err.Trim())"
+    }
+    if ($answer.PSObject.Properties['failed']) { Fail-Json -obj @{ changed = $false } -message $answer.msg }
+    $found = @{}
+    foreach ($property in $answer.PSObject.Properties) { $found[$property.Name] = $property.Value }
+    $found
+}
+
+function Get-Gpu {
+    # Name, driver and memory (MiB) of each NVIDIA GPU, by nvidia-smi; nothing where there is none.
+    $tool = Get-Command -Name nvidia-smi.exe -CommandType Application -ErrorAction SilentlyContinue | Select-Object -First 1
+    if (-not $tool) { return }
+    $done = Invoke-Program -Program $tool.Source -Line '--query-gpu=name,driver_version,memory.total --format=csv,noheader,nounits' -Folder $env:SystemRoot
+    foreach ($line in $done.out -split "`n") {
+        $name, $driver, $memory = $line -split ',' | ForEach-Object { $_.Trim() }
+        if ($memory -match '^\d+') { @{ name = $name; driver = $driver; memory_mib = [int]$Matches[0] } }
+    }
+}
+
+function Find-PortError {
+    # Why the port cannot be listened on: nothing for it can, `taken`, or the system's name of the error.
+    param([string]$Address, [int]$Port)
+
+    $listener = New-Object -TypeName System.Net.Sockets.TcpListener -ArgumentList ([Net.IPAddress]::Parse($Address)), $Port
+    $listener.ExclusiveAddressUse = $true
+    try { $listener.Start() } catch {
+        $reason = $_.Exception.GetBaseException()
+        if ("$($reason.SocketErrorCode)" -eq 'AddressAlreadyInUse') { return 'taken' }
+        return "$($reason.SocketErrorCode)"
+    } finally { $listener.Stop() }
+}
+
+function Find-Owner {
+    param([int]$Port)
+
+    $connection = Get-NetTCPConnection -LocalPort $Port -State Listen -ErrorAction SilentlyContinue | Select-Object -First 1
+    $process = if ($connection) { Get-Process -Id $connection.OwningProcess -ErrorAction SilentlyContinue }
+    if ($process) { "$($process.ProcessName) (pid $($process.Id))" } else { 'another process' }
+}
+
+function Get-RunState {
+    # As runs.py has it: "lost" where the launcher is gone.
+    param([string]$Folder)
+
+    $file = Join-Path $Folder 'status.json'
+    if (-not (Test-Path -LiteralPath $file)) { return 'none' }
+    try { $status = [IO.File]::ReadAllText($file) | ConvertFrom-Json } catch { return 'none' }
+    if ($status.state -notin 'starting', 'running') { return "$($status.state)" }
+    $process = Get-Process -Id $status.launcher_pid -ErrorAction SilentlyContinue
+    if ($process -and $process.ProcessName -like 'python*') { "$($status.state)" } else { 'lost' }
+}
+
+function Find-Host {
+    # Everything that the preflight judges. Changes nothing.
+    $address = try {
+        [Net.Dns]::GetHostAddresses($given.address) | Where-Object { $_.AddressFamily -eq 'InterNetwork' } | Select-Object -First 1 -ExpandProperty IPAddressToString
+    } catch { '' }
+    $taken = @{}
+    $problem = ''
+    if ($address) {
+        foreach ($port in 29500..29504) {
+            $found = Find-PortError -Address $address -Port $port
+            if ($found -eq 'taken') { $taken["$port"] = Find-Owner -Port $port }
+            elseif ($found -eq 'AccessDenied') { $taken["$port"] = 'a range that Windows keeps (netsh int ipv4 show excludedportrange protocol=tcp)' }
+            elseif ($found) { $problem = $found }
+        }
+    }
+    $near = $base
+    while (-not (Test-Path -LiteralPath $near)) { $near = Split-Path -Path $near -Parent }
+    $system = Get-CimInstance -ClassName Win32_OperatingSystem
+    $runs = @(Get-ChildItem -Path (Join-Path $base 'runs\*\status.json') -ErrorAction SilentlyContinue | ForEach-Object { $_.Directory })
+    $package = Find-Package
+    @{
+        os = 'Windows'; release = "$($system.Caption)" -replace '^Microsoft '; cores = [Environment]::ProcessorCount
+        memory_gib = [Math]::Round($system.TotalVisibleMemorySize / 1MB, 1)
+        disk_free_gb = [Math]::Round((New-Object -TypeName System.IO.DriveInfo -ArgumentList $near).AvailableFreeSpace / 1e9, 1)
+        home = $base; writable = $true; address = "$address"; address_error = $problem; ports_taken = $taken
+        adapter = "$(Get-NetIPAddress -IPAddress $address -ErrorAction SilentlyContinue | Select-Object -First 1 -ExpandProperty InterfaceAlias)"
+        gpus = @(Get-Gpu)
+        run_state = if ($given.run) { Get-RunState -Folder (Join-Path $base "runs\$($given.run)") } else { 'none' }
+        going_on = @($runs | Where-Object { (Get-RunState -Folder $_.FullName) -in 'starting', 'running' } | ForEach-Object { $_.Name })
+        agent = @{ python = Test-Path -LiteralPath $python; package = "$($package.Name)" }
+    }
+}
+
+function Install-Agent {
+    # `package` (a zip, base64) and `digest`; `bundle`, a zip with uv.exe and wheels, where the agent's Python is to be made.
+    $null = New-Item -Path $agent -ItemType Directory -Force
+    Add-Type -AssemblyName System.IO.Compression.FileSystem
+    if ($given.bundle) {
+        $wheels = Join-Path $agent 'wheels'
+        if (Test-Path -LiteralPath $wheels) { Remove-Item -LiteralPath $wheels -Recurse -Force }
+        [IO.Compression.ZipFile]::ExtractToDirectory($given.bundle, $wheels)
+        Move-Item -LiteralPath (Join-Path $wheels 'uv.exe') -Destination (Join-Path $agent 'uv.exe') -Force
+        $uv = Join-Path $agent 'uv.exe'
+        $target = Join-Path $agent 'python'
+        $interpreter = if ($given.interpreter) { $given.interpreter } else { $given.python_version }
+        $from = if ($given.interpreter) { '--offline' } else { '' }
+        $steps = "venv --quiet --clear $from --python `"$interpreter`" `"$target`"",
+            "pip install --quiet --offline --no-index --find-links `"$wheels`" --python `"$python`" $($given.packages -join ' ')"
+        foreach ($step in $steps) {
+            $done = Invoke-Program -Program $uv -Line $step -Folder $agent
+            if ($done.code) {
+                $hint = 'hint: a host without internet needs uv_env_interpreter, the path of a Python on it'
+                Fail-Json -obj @{ changed = $true } -message "``uv $step`` failed with $($done.code): $($done.err.Trim())`n$hint"
+            }
+        }
+    }
+    $target = Join-Path $agent $given.digest
+    if (-not (Test-Path -LiteralPath $target)) {
+        $archive = "$target.zip"
+        [IO.File]::WriteAllBytes($archive, [Convert]::FromBase64String($given.package))
+        if (Test-Path -LiteralPath "$target.new") { Remove-Item -LiteralPath "$target.new" -Recurse -Force }
+        [IO.Compression.ZipFile]::ExtractToDirectory($archive, "$target.new")
+        Rename-Item -LiteralPath "$target.new" -NewName $given.digest
+        Remove-Item -LiteralPath $archive
+    }
+    (Get-Item -LiteralPath $target).LastWriteTimeUtc = [DateTime]::UtcNow
+}
+
+switch ($operation) {
+    'look' { Exit-Json -obj @{ changed = $false; host = Find-Host } }
+    'agent' {
+        if (-not $check) { Install-Agent }
+        Exit-Json -obj @{ changed = $true }
+    }
+    default {
+        if (-not (Test-Path -LiteralPath $python) -or -not (Find-Package)) {
+            # Nothing of ours is here, so nothing is going on.
+            if ($operation -in 'stop', 'remove') { Exit-Json -obj @{ changed = $false; stopped = @(); removed = @() } }
+            if ($check) { Exit-Json -obj @{ changed = $true; missing = @(); versions = @{}; python = '' } }
+            Fail-Json -obj @{ changed = $false } -message "no winfleet below $base`nhint: run deploy_and_train.yml, which brings it"
+        }
+        $answer = Invoke-Agent
+        if ($operation -eq 'remove' -and -not $check) {
+            Get-ScheduledTask -TaskPath '\winfleet\' -ErrorAction SilentlyContinue | Unregister-ScheduledTask -Confirm:$false
+            Remove-Item -LiteralPath $agent -Recurse -Force
+            if (-not @(Get-ChildItem -LiteralPath $base -Force)) { Remove-Item -LiteralPath $base }
+            $answer.changed = $true
+        }
+        Exit-Json -obj $answer
+    }
+}

@@ -1,0 +1,105 @@
+"""What a run left on a host, packed for the controller. Standard library alone, for Ansible's module."""
+
+from __future__ import annotations
+
+import hmac
+import io
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .folders import SHORT
+from .runs import read_status, state_of
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Plain files, not through links."""
+    for parent, folders, names in os.walk(folder):  # nothing where the folder is missing
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for name in names:
+            path = Path(parent, name)
+            if path.is_file() and not path.is_symlink():
+                yield path
+
+
+def outputs(work: Path, code: Path) -> list[Path]:
+    """What the command wrote into its working folder: files that the code does not have, the newest checkpoint alone."""
+    found = [path for path in files_below(work) if not (code / path.relative_to(work)).exists()]
+    saved = {path for path in work.rglob("checkpoints/*") if path.is_dir()}
+    newest = max(saved, key=lambda path: path.stat().st_mtime, default=None)
+    return [path for path in found if not any(old in path.parents for old in saved if old != newest)]
+
+
+def add_status(tar: tarfile.TarFile, folder: Path) -> None:
+    """Adds status.json, which says "lost" where it still says "running" and its launcher is gone."""
+    if status := read_status(folder):
+        text = json.dumps({**status, "state": state_of(folder)}).encode()
+        member = tarfile.TarInfo("status.json")
+        member.size = len(text)
+        tar.addfile(member, io.BytesIO(text))
+
+
+def pack(home: Path, run: str, *, code: str, all_outputs: bool, limit_mb: int) -> dict[str, Any]:
+    """{"archive": path of a .tar.gz in "folder", a new one, "outputs_mb", "left": folder of outputs that were too large, else ""}."""
+    folder = home / "runs" / run
+    work = folder / "work"
+    kept = outputs(work, home / "code" / (code or "none")[:SHORT])
+    if not all_outputs:
+        kept = [path for path in kept if "wandb" in path.relative_to(work).parts]
+    size = sum(path.stat().st_size for path in kept) / 1e6
+    logs = [*folder.glob("*.log"), *folder.glob("*.jsonl")]
+    temporary = Path(tempfile.mkdtemp(prefix="ansible-tmp-winfleet-"))
+    archive = temporary / "run.tar.gz"
+    with tarfile.open(archive, mode="w:gz", compresslevel=1) as tar:
+        for path in logs:
+            tar.add(path, arcname=path.name)
+        add_status(tar, folder)
+        for path in kept if size <= limit_mb else []:
+            tar.add(path, arcname=str(PurePosixPath("work", path.relative_to(work).as_posix())))
+    left = str(work) if size > limit_mb else ""
+    return {
+        "changed": False,
+        "archive": str(archive),
+        "folder": str(temporary),
+        "outputs_mb": round(size, 1),
+        "left": left,
+    }
+
+
+def hand_over(archive: Path, address: str, port: int, token: str, seconds: float) -> bool:
+    """Listens on the address until the archive was fetched once, `GET /<token>`; whether it was, within `seconds`.
+
+    For hosts whose connection is slow for files: WinRM reads half a megabyte a PowerShell start.
+    """
+    fetched = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 30
+
+        def do_GET(self) -> None:
+            if not hmac.compare_digest(self.path.encode(), f"/{token}".encode()):
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(archive.stat().st_size))
+            self.end_headers()
+            with archive.open("rb") as file:
+                shutil.copyfileobj(file, self.wfile)
+            fetched.set()
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base's name)
+            """Reads are not worth a line."""
+
+    ThreadingHTTPServer.allow_reuse_address = os.name != "nt"  # on Windows it would let two servers share a port
+    with ThreadingHTTPServer((address, port), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        fetched.wait(seconds)
+        server.shutdown()
+    return fetched.is_set()

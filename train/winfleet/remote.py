@@ -1,0 +1,128 @@
+"""What the controller asks of a host, one operation a task: folders, environment, files, launch, stop, collect, remove.
+
+Ansible's module winfleet_host calls perform() on Linux. On Windows it starts this file by the agent's Python, with the
+call as JSON on standard input and the answer as the last line of standard output. Standard library alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from . import environment, outputs, runs
+from .folders import SHORT, FolderError, free_bytes, missing, prune, unpack
+from .runs import HostError
+
+FETCH_SECONDS = 60.0
+OURS = ("agent", "code", "data", "wheels", "env", "runs")  # folders of ours below home
+
+
+def perform(operation: str, home: Path, given: Mapping[str, Any], *, check: bool) -> dict[str, Any]:
+    """Does it, or with `check` says what would change; {"changed": bool, …}. Raises HostError, a sentence and a hint."""
+    return OPERATIONS[operation](home, given, check)
+
+
+def folders(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
+    """`wanted` {kind: 64 hex}; with `kind` and `archive` that one is unpacked; {"missing", "free_bytes", "home"}."""
+    wanted, changed = given["wanted"], False
+    if given.get("archive") and not check:
+        kind = given["kind"]
+        target = home / kind / wanted[kind][:SHORT]
+        try:
+            unpack(Path(given["archive"]), target, wanted[kind])
+        except (FolderError, OSError) as error:
+            raise HostError(f"{kind} did not arrive: {error}\nhint: run again; what arrived whole stays") from None
+        changed = True
+        prune(target.parent, given["keep"], target.name)
+    return {"changed": changed, "home": str(home), "missing": missing(home, wanted), "free_bytes": free_bytes(home)}
+
+
+def make_environment(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
+    """See environment.ensure()."""
+    return environment.ensure(home, given, check=check)
+
+
+def write_files(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
+    """`run` and `files` {name: text}, written into the run's folder."""
+    different = runs.write_files(home / "runs" / given["run"], given["files"], check=check)
+    return {"changed": bool(different), "different": different}
+
+
+def launch(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
+    """`run`, `machine_rank`, `python`, `agent` and `secrets`; nothing where the run is going on or has finished."""
+    folder = home / "runs" / given["run"]
+    state = runs.state_of(folder)
+    settled = state in (*runs.GOING_ON, "finished")
+    if not settled and not check:
+        runs.launch(folder, given, given.get("secrets") or {})
+    return {"changed": not settled, "state": state}
+
+
+def stop(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
+    """`grace_seconds`; {"stopped": [{"run", "state", "step", "text"}]}."""
+    found = runs.going_on(home)
+    stopped: list[dict[str, object]]
+    if check:
+        stopped = [{"run": folder.name, "text": f"run {folder.name} would be stopped"} for folder in found]
+    else:
+        stopped = [runs.stop(folder, int(given["grace_seconds"])) for folder in found]
+    return {"changed": bool(found), "stopped": stopped}
+
+
+def collect(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
+    """See outputs.pack(); with `token` the archive is handed over at `address` and `port`, then deleted."""
+    del check  # packs into a temporary file alone
+    packed = outputs.pack(
+        home, given["run"], code=given["code"], all_outputs=given["all_outputs"], limit_mb=int(given["limit_mb"])
+    )
+    if given.get("token"):
+        archive = Path(packed["archive"])
+        try:
+            fetched = outputs.hand_over(archive, given["address"], int(given["port"]), given["token"], FETCH_SECONDS)
+        finally:
+            shutil.rmtree(archive.parent)
+        if not fetched:
+            raise HostError(
+                f"nobody fetched the results at {given['address']}:{given['port']} within {FETCH_SECONDS:.0f} s\n"
+                "hint: worker_setup.yml opens that port for the controller; the results stay on the host, so run again"
+            )
+    return packed
+
+
+def remove(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
+    """Removes what is ours below home, then home itself if nothing else is in it."""
+    del given
+    if found := runs.going_on(home):
+        raise HostError(f"run {found[0].name} is going on\nhint: stop it first: ansible-playbook stop.yml")
+    ours = [home / name for name in OURS if (home / name).is_dir()]
+    if not check:
+        for folder in ours:
+            shutil.rmtree(folder)
+        with contextlib.suppress(OSError):  # something of the user's is in it, or it is not there
+            home.rmdir()
+    return {"changed": bool(ours), "removed": [str(folder) for folder in ours]}
+
+
+OPERATIONS: dict[str, Callable[[Path, Mapping[str, Any], bool], dict[str, Any]]] = {
+    "folders": folders, "environment": make_environment, "files": write_files, "launch": launch, "stop": stop,
+    "collect": collect, "remove": remove,
+}  # fmt: skip
+
+
+def main() -> None:
+    """`python -m winfleet.remote`: {"operation", "home", "arguments", "check"} in, the answer or {"failed", "msg"} out."""
+    call = json.loads(sys.stdin.buffer.read().decode("utf-8-sig"))
+    try:
+        answer = perform(call["operation"], Path(call["home"]), call["arguments"], check=call["check"])
+    except HostError as error:
+        answer = {"failed": True, "msg": str(error)}
+    print(json.dumps(answer))  # ASCII, whatever the console's code page is
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+#Requires -Version 5.1
+
+# Starts a program as a scheduled task of this user: it outlives the WinRM session, and nobody need be signed in. The
+# call comes as JSON on standard input, so that a password is on no command line.
+$ErrorActionPreference = 'Stop'
+$call = [Console]::In.ReadToEnd() | ConvertFrom-Json
+$user = [Security.Principal.WindowsIdentity]::GetCurrent().Name
+$kinds = @{ s4u = 'S4U'; interactive = 'Interactive'; password = 'Password' }
+
+$task = @{
+    TaskName = 'launcher'
+    TaskPath = '\winfleet\'
+    Description = 'Starts the ranks of a winfleet run'
+    Action = New-ScheduledTaskAction -Execute $call.execute -Argument $call.arguments -WorkingDirectory $call.folder
+    # A task's own settings are low priority, not on battery, and an end after three days.
+    Settings = New-ScheduledTaskSettingsSet -Priority 4 -AllowStartIfOnBatteries -DontStopIfGoingOnBatteries -ExecutionTimeLimit ([TimeSpan]::Zero)
+    Force = $true
+}
+if ($call.logon -eq 'password') {
+    $task.User = $user
+    $task.Password = $call.password
+} else {
+    $task.Principal = New-ScheduledTaskPrincipal -UserId $user -LogonType $kinds[$call.logon] -RunLevel Limited
+}
+$null = Register-ScheduledTask @task
+Start-ScheduledTask -TaskName $task.TaskName -TaskPath $task.TaskPath

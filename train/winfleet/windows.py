@@ -1,0 +1,85 @@
+"""What Windows alone needs: ranks that end with their launcher, and a launcher that outlives who started it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from winfleet.plan import PlanError
+
+KILL_ON_JOB_CLOSE, EXTENDED_LIMITS = 0x2000, 9  # winnt.h
+START_TASK: Final = Path(__file__).with_name("start_task.ps1")
+
+
+class BasicLimits(ctypes.Structure):
+    """JOBOBJECT_BASIC_LIMIT_INFORMATION, winnt.h."""
+
+    _fields_ = [
+        ("PerProcessUserTimeLimit", ctypes.c_int64), ("PerJobUserTimeLimit", ctypes.c_int64),
+        ("LimitFlags", ctypes.c_uint32), ("MinimumWorkingSetSize", ctypes.c_size_t),
+        ("MaximumWorkingSetSize", ctypes.c_size_t), ("ActiveProcessLimit", ctypes.c_uint32),
+        ("Affinity", ctypes.c_size_t), ("PriorityClass", ctypes.c_uint32), ("SchedulingClass", ctypes.c_uint32),
+    ]  # fmt: skip
+
+
+class ExtendedLimits(ctypes.Structure):
+    """JOBOBJECT_EXTENDED_LIMIT_INFORMATION, winnt.h."""
+
+    _fields_ = [
+        ("Basic", BasicLimits), ("IoCounters", ctypes.c_uint64 * 6), ("ProcessMemoryLimit", ctypes.c_size_t),
+        ("JobMemoryLimit", ctypes.c_size_t), ("PeakProcessMemory", ctypes.c_size_t), ("PeakJobMemory", ctypes.c_size_t),
+    ]  # fmt: skip
+
+
+def end_children_with_me() -> None:
+    """Every process this one starts ends when this one ends, however it ends. Raises OSError.
+
+    This process joins a job object that only it holds: the system closes the handle at its end, and with it the job.
+    """
+    windll: Any = ctypes.__dict__["WinDLL"]  # mypy looks at Linux
+    kernel32 = windll("kernel32", use_last_error=True)
+    kernel32.CreateJobObjectW.restype = kernel32.GetCurrentProcess.restype = ctypes.c_void_p
+    kernel32.SetInformationJobObject.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32]
+    kernel32.AssignProcessToJobObject.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    job = kernel32.CreateJobObjectW(None, None)  # never closed by us, not inheritable
+    limits = ExtendedLimits()
+    limits.Basic.LimitFlags = KILL_ON_JOB_CLOSE
+    if not (
+        job
+        and kernel32.SetInformationJobObject(job, EXTENDED_LIMITS, ctypes.byref(limits), ctypes.sizeof(limits))
+        and kernel32.AssignProcessToJobObject(job, kernel32.GetCurrentProcess())
+    ):
+        raise OSError(ctypes.__dict__["get_last_error"](), "no job object for the launcher")
+
+
+def start_task(arguments: Sequence[str], folder: Path, logon: str, password: str) -> None:
+    """Starts this Python with the arguments as a scheduled task of this user, which outlives the session.
+
+    `logon` is s4u (no stored password), interactive (while the user is signed in) or password. Raises PlanError with what
+    Windows said.
+    """
+    call = {
+        "execute": sys.executable, "arguments": subprocess.list2cmdline(arguments), "folder": str(folder), "logon": logon,
+        "password": password,
+    }  # fmt: skip
+    command = [
+        "powershell.exe",
+        "-NoProfile",
+        "-NonInteractive",
+        "-ExecutionPolicy",
+        "Bypass",
+        "-File",
+        str(START_TASK),
+    ]
+    done = subprocess.run(command, input=json.dumps(call).encode(), capture_output=True, check=False)
+    if done.returncode:
+        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()
+        raise PlanError(
+            f"the scheduled task that starts the launcher was refused: {said}\n"
+            "hint: set launch_logon to interactive (a user is signed in) or password"
+        )
