@@ -143,7 +143,8 @@ class Setup:
         self.engine = cache / f"powershell-{digest(snapins, *DOUBLES, *sorted((power / 'src').glob('*.ps*1')))}"
         self.python = cache / f"python-{digest(windows / 'make_windows_python.sh', windows / 'python_stub.c')}"
         recipe = windows / "make_template.sh"
-        self.template = cache / f"template-{digest(recipe, self.python.name, settings.locale, settings.user)}"
+        runtime = (windows / "make_ucrt.sh", windows / "ucrt_complex.c")
+        self.template = cache / f"template-{digest(recipe, *runtime, self.python.name, settings.locale, settings.user)}"
 
     def run(self) -> None:
         need_root()

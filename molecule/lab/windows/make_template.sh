@@ -15,8 +15,8 @@ add() { wine reg add "$1" /v "$2" /t "$3" /d "$4" /f; }
   system='HKLM\SYSTEM\CurrentControlSet\Control\Session Manager\Environment'
   add "$system" DOTNET_EnableWriteXorExecute REG_SZ 0
   add "$system" KMP_AFFINITY REG_SZ disabled
-  # Microsoft's own C++ runtime where a program brings it: with Wine's std::mutex, gloo hangs in its first collective
-  for library in msvcp140 msvcp140_1 msvcp140_2 msvcp140_atomic_wait concrt140 vcruntime140 vcruntime140_1; do
+  # Microsoft's own C++ runtime where a program brings it: with Wine's std::mutex, gloo hangs in its first collective; and our C runtime
+  for library in ucrtbase msvcp140 msvcp140_1 msvcp140_2 msvcp140_atomic_wait concrt140 vcruntime140 vcruntime140_1; do
     add 'HKCU\Software\Wine\DllOverrides' "$library" REG_SZ native,builtin
   done
   add 'HKLM\SYSTEM\CurrentControlSet\Control\Power' HibernateEnabled REG_DWORD 1 # as on a new PC
@@ -31,6 +31,7 @@ rm -f "$WINEPREFIX/wineserver"
 [[ $socket != wine-?????? ]] || rm -rf "/tmp/$socket"
 mkdir -p "$WINEPREFIX/drive_c/lab"
 cp -a --reflink=auto "$2" "$WINEPREFIX/drive_c/lab/python"
+"$(dirname "$0")/make_ucrt.sh" "$WINEPREFIX/drive_c/windows/system32"
 cp "$2/bcryptprimitives.dll" "$WINEPREFIX/drive_c/windows/system32" # Wine 8 has none; whoever brings a uv.exe needs it
 # folders of its own, where Wine points to those of the Linux user
 for folder in "$WINEPREFIX"/drive_c/users/*/*; do
