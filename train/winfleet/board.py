@@ -23,6 +23,7 @@ log = logging.getLogger("winfleet")
 
 TICK_SECONDS: Final = 1.0
 CONSOLE_SECONDS: Final = 5.0
+FIRST_SECONDS: Final = 20.0  # the last status stays up for a reader who has not asked yet
 LINGER_SECONDS: Final = 5.0  # the last status stays up for a reader who has asked in the last LINGER_SECONDS
 
 
@@ -172,10 +173,12 @@ class Board:
             self.say(f"Run {state}", event=True)
             write_atomic(self.folder / "status.json", self.status.to_json())
         self._usage.close()
-        ended = time.monotonic()
         if self._server is not None:
-            if ended - self.asked_at < LINGER_SECONDS:
-                while self.asked_at < ended and time.monotonic() - ended < LINGER_SECONDS:
+            ended = time.monotonic()
+            # a run of a second may be over before its first reader comes
+            patience = FIRST_SECONDS if not self.asked_at else LINGER_SECONDS
+            if not self.console and (not self.asked_at or ended - self.asked_at < LINGER_SECONDS):
+                while self.asked_at < ended and time.monotonic() - ended < patience:
                     time.sleep(0.1)
             self._server.shutdown()
             self._server.server_close()

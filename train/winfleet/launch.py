@@ -26,7 +26,7 @@ from typing import Final
 from winfleet.board import Board
 from winfleet.hardware import gpu_names, owner_of_port, usable_cores
 from winfleet.plan import AGENTS_PORT, HOST_NAME, RANKS_PORT, STATUS_PORT, Host, Plan, PlanError, choose_backend
-from winfleet.status import StatusError, describe_failure, parse
+from winfleet.status import Cause, StatusError, describe_failure, parse
 
 log = logging.getLogger("winfleet")
 
@@ -136,14 +136,26 @@ def prepare_work(plan: Plan, run_folder: Path) -> Path:
 
 
 def link_folder(target: Path, link: Path) -> None:
-    """A symbolic link; on Windows a junction, which needs no right of its own."""
+    """A symbolic link; on Windows a junction, which needs no right of its own, or where a disk has none, hard links."""
     if sys.platform == "win32":
         import _winapi
 
-        _winapi.CreateJunction(str(target), str(link))
+        try:
+            _winapi.CreateJunction(str(target), str(link))
+        except OSError:  # exFAT, and Wine
+            shutil.rmtree(link, ignore_errors=True)  # what a failed junction leaves
+            shutil.copytree(target, link, copy_function=link_or_copy)
     else:
         link.unlink(missing_ok=True)  # one that points to data since pruned
         link.symlink_to(target, target_is_directory=True)
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """A hard link, or a copy where the disk has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def fill_in(command: Sequence[str], plan: Plan, run_folder: Path) -> list[str]:
@@ -195,7 +207,7 @@ def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool)
     board.serve(ports.status)
     board.say("Initializing distributed training...")
     board.start()
-    outcome = None
+    outcome = cause = None
     try:
         prepare_environment(plan, host, folder, console=console)
         take_secrets(folder)
@@ -204,9 +216,14 @@ def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool)
         from winfleet.agent import Outcome, run_ranks  # torch: seconds, in which the status is there already
 
         outcome = run_ranks(plan, host, folder, fill_in(plan.command, plan, folder), board, (ports.ranks, ports.agents))
+    except OSError as error:  # before the ranks: a full disk, a folder that cannot be written
+        cause = Cause(host=host.name, text=f"{host.name}: {error}", time=time.time())
+        raise PlanError(
+            f"{host.name}: {error}\nhint: is there room on the disk, and may this user write there?"
+        ) from error
     finally:
         if outcome is None:
-            board.end("failed", None, {})
+            board.end("failed", cause, {})
     if outcome.cause is not None:
         log.error("%s", describe_failure(outcome.cause))
     board.end(outcome.state, outcome.cause, outcome.exit_codes)

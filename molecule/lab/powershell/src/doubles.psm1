@@ -121,7 +121,7 @@ function script:Set-LabRuleProps($r, $b) {
         'Direction' { $r.Direction = @{ Inbound = 1; Outbound = 2 }[$b.Direction] } 'Action' { $r.Action = @{ Allow = 1; Block = 0 }[$b.Action] }
         'Protocol' { $r.Protocol = if ($proto.ContainsKey($b.Protocol)) { $proto[$b.Protocol] } else { [int]$b.Protocol } }
         'LocalPort' { $r.LocalPorts = & $any $b.LocalPort } 'RemotePort' { $r.RemotePorts = & $any $b.RemotePort } 'LocalAddress' { $r.LocalAddresses = & $any $b.LocalAddress } 'RemoteAddress' { $r.RemoteAddresses = & $any $b.RemoteAddress }
-        'Program' { $r.ApplicationName = $b.Program } 'Service' { $r.ServiceName = $b.Service } 'Enabled' { $r.Enabled = "$($b.Enabled)" -eq 'True' } 'Description' { $r.Description = $b.Description } 'NewDisplayName' { $r.Name = $b.NewDisplayName }
+        'Program' { $r.ApplicationName = if ($b.Program -ne 'Any') { $b.Program } } 'Service' { $r.ServiceName = $b.Service } 'Enabled' { $r.Enabled = "$($b.Enabled)" -eq 'True' } 'Description' { $r.Description = $b.Description } 'NewDisplayName' { $r.Name = $b.NewDisplayName }
     }
 }
 function Set-NetFirewallRule {
