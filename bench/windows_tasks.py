@@ -41,14 +41,27 @@ from winfleet import clusters
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "molecule" / "lab"))
 from wsman_server import (  # noqa: E402 (it stands with the lab)
-    NO_SHELL, PC, RESOURCE, SHELL, Accounts, Fault, Front, Listener, every, find, text,
+    NO_SHELL,
+    PC,
+    RESOURCE,
+    SHELL,
+    Accounts,
+    Fault,
+    Front,
+    Listener,
+    every,
+    find,
+    text,
 )  # fmt: skip
 
 ANSWERS: Final = ROOT / "bench" / "windows_answers.json"
 OURS, PEER = "worker_setup.yml", "bench/windows_tasks_peer.yml"
 PORT: Final = 45986  # of every simulated PC, on an address of its own
 USER, PASSWORD = "lab", "lab"
-MOST_TASKS, MOST_GROWTH = 8, 1.1  # goals: Windows tasks a host, CPU seconds per host and task with the most hosts / with 2
+MOST_TASKS, MOST_GROWTH = (
+    8,
+    1.1,
+)  # goals: Windows tasks a host, CPU seconds per host and task with the most hosts / with 2
 
 
 class RunError(RuntimeError):
@@ -132,11 +145,11 @@ def measure_lab(inventory: str, counts: Sequence[int], *, record: bool) -> None:
 
 
 def write_answers(run: Run) -> None:
-    """Keeps what one host answered to each script."""
+    """Keeps what one host answered to each script, without what Ansible adds on the controller."""
     host = run.notes[0]["host"]
+    added = {"warnings", "failed_when_result", "diff"}
     kept = {
-        str(note["what"]): {name: value for name, value in note["answer"].items() if name in raw}
-        for raw in [("changed", "result", "host_out", "host_err", "output", "error", "warning", "verbose", "debug", "information")]
+        str(note["what"]): {name: value for name, value in note["answer"].items() if name not in added}
         for note in run.notes
         if note["host"] == host
     }
@@ -269,7 +282,9 @@ def simulated_cluster(folder: Path, count: int, answers: dict[str, Any]) -> Iter
             tables.append(Table(json.loads(json.dumps(answers))))
             pc = Simulated(address, tables[-1], accounts)
             fronts.append(Front(cast("PC", pc), Listener(PORT, str(both))))
-            workers.append(clusters.Worker(name=f"PC{number}", address=address, certificate=certificate.decode(), user=USER))
+            workers.append(
+                clusters.Worker(name=f"PC{number}", address=address, certificate=certificate.decode(), user=USER)
+            )
         clusters.add(folder, workers, replace=False, dry_run=False)
         variables = {
             "ansible_port": PORT,
@@ -304,7 +319,10 @@ def measure_simulated(counts: Sequence[int], repeat: int) -> None:
             raise RunError(f"{count} hosts were asked {asked} times in {repeat} runs, Ansible counts {tasks} a run")
         seconds, cpu = (statistics.median(getattr(run, what) for run in runs) for what in ("seconds", "cpu"))
         rows[count] = seconds, cpu / tasks, (cpu - start) / tasks
-        print(f"{count:>5}{tasks / count:>15g}{seconds:>11.1f}{cpu:>9.2f}{rows[count][1]:>16.3f}{rows[count][2]:>16.3f}", flush=True)
+        print(
+            f"{count:>5}{tasks / count:>15g}{seconds:>11.1f}{cpu:>9.2f}{rows[count][1]:>16.3f}{rows[count][2]:>16.3f}",
+            flush=True,
+        )
     few, most = 2, max(counts)
     if few not in rows or most == few:
         return
@@ -326,7 +344,9 @@ def main() -> int:
     lab.add_argument("--record", action="store_true", help="keep the PC's answers for `simulated`")
     simulated = commands.add_parser("simulated", help="on simulated PCs: the controller's cost of a no-op run")
     simulated.add_argument("--hosts", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32], help="on how many PCs")
-    simulated.add_argument("--repeat", type=int, default=3, help="runs of each, of which the median counts (default: 3)")
+    simulated.add_argument(
+        "--repeat", type=int, default=3, help="runs of each, of which the median counts (default: 3)"
+    )
     given = parser.parse_args()
     print(f"{machine()}, ansible-core {importlib.metadata.version('ansible-core')}")
     print(f"load {os.getloadavg()[0]:.2f} at {time.strftime('%Y-%m-%d %H:%M')}")
