@@ -342,6 +342,8 @@ class Lab:
         call("ip", "link", "set", outer, "master", settings.bridge, "up")
         call("ip", "-n", pc, "address", "add", f"{address}/24", "dev", settings.adapter)
         call("ip", "-n", pc, "link", "set", "lo", "up")
+        # Windows' own range: rules for gloo's ports open that one
+        call("ip", "netns", "exec", pc, "sysctl", "-qw", "net.ipv4.ip_local_port_range=49152 65535")
         # `ip netns exec` puts these in place of /etc/NAME: the PC's own name must not mean 127.0.0.1, and user 0 is its owner
         own = Path("/etc/netns") / pc
         own.mkdir(parents=True, exist_ok=True)
