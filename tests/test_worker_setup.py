@@ -423,73 +423,6 @@ def test_any_name_survives_the_file(pc: NewPc) -> None:
     assert read == [word.replace("\t", " ") or None for word in NASTY]
 
 
-# Lists what Windows PowerShell 5.1 would not understand: tokens, and parameters and commands that came later.
-CHECK = """
-param([string]$Script)
-$tokens = $null; $errors = $null
-$tree = [Management.Automation.Language.Parser]::ParseFile($Script, [ref]$tokens, [ref]$errors)
-foreach ($one in $errors) { "error $($one.Extent.StartLineNumber): $($one.Message)" }
-foreach ($one in $tokens) { if ("$($one.Kind)" -in 'QuestionMark', 'QuestionQuestion', 'QuestionQuestionEquals', 'QuestionDot', 'QuestionLBracket', 'AndAnd', 'OrOr') { "token $($one.Extent.StartLineNumber): $($one.Text)" } }
-$later = @{
-    '*' = 'NoEmphasis'; 'ForEach-Object' = 'Parallel', 'ThrottleLimit', 'AsJob'; 'ConvertFrom-Json' = 'AsHashtable', 'Depth', 'NoEnumerate'
-    'ConvertTo-Json' = 'AsArray', 'EnumsAsStrings', 'EscapeHandling'; 'Join-Path' = 'AdditionalChildPath'; 'Split-Path' = 'LeafBase', 'Extension'
-    'Get-Content' = 'AsByteStream'; 'Set-Content' = 'AsByteStream'; 'Read-Host' = 'MaskInput'; 'Import-Module' = 'UseWindowsPowerShell'
-    'ConvertFrom-SecureString' = 'AsPlainText'; 'Start-Process' = 'Environment'; 'Test-Connection' = 'TcpPort', 'TargetName', 'Ping'
-    'Invoke-WebRequest' = 'SkipCertificateCheck', 'NoProxy'; 'Invoke-RestMethod' = 'SkipCertificateCheck', 'NoProxy'; 'Sort-Object' = 'Stable', 'Top', 'Bottom'
-    'Select-Object' = 'SkipIndex'; 'Select-String' = 'Raw', 'Culture'; 'Get-Date' = 'AsUTC'; 'Get-Random' = 'Shuffle'; 'Set-Service' = 'Credential'
-}
-$unknown = 'Join-String', 'Get-Error', 'Remove-Service', 'Test-Json', 'Get-Uptime', 'ConvertFrom-Markdown', 'Show-Markdown', 'Get-SecureRandom', 'Remove-Alias'
-foreach ($one in $tree.FindAll({ $args[0] -is [Management.Automation.Language.CommandAst] }, $true)) {
-    $name = "$($one.GetCommandName())"
-    if ($name -in $unknown) { "command $($one.Extent.StartLineNumber): $name" }
-    foreach ($part in $one.CommandElements) {
-        if ($part -is [Management.Automation.Language.CommandParameterAst] -and (@($later[$name]) + $later['*']) -contains $part.ParameterName) { "parameter $($part.Extent.StartLineNumber): $name -$($part.ParameterName)" }
-    }
-}
-foreach ($one in $tree.FindAll({ $args[0] -is [Management.Automation.Language.VariableExpressionAst] }, $true)) {
-    if ("$($one.VariablePath)" -in 'IsWindows', 'IsLinux', 'IsMacOS', 'IsCoreCLR', 'PSStyle') { "variable $($one.Extent.StartLineNumber): $one" }
-}
-foreach ($one in $tree.FindAll({ $args[0] -is [Management.Automation.Language.InvokeMemberExpressionAst] }, $true)) {
-    if ("$($one.Member)" -in 'ExportCertificatePem', 'ToHexString', 'HashData', 'GetItems', 'ReplaceLineEndings') { "method $($one.Extent.StartLineNumber): $($one.Member)" }
-}
-foreach ($one in $tree.FindAll({ $args[0] -is [Management.Automation.Language.FunctionDefinitionAst] }, $true)) {
-    if (($one.Name -split '-')[0] -notin (Get-Verb51)) { "verb $($one.Extent.StartLineNumber): $($one.Name)" }
-}
-"""
-VERBS = """
-'Assert', 'Clear', 'ConvertTo', 'Enable', 'Find', 'Get', 'Install', 'Invoke', 'New', 'Read', 'Remove', 'Reset', 'Restore', 'Save', 'Set', 'Test',
-'Uninstall', 'Write'
-"""
-
-TOO_NEW = """
-$a = $true ? 1 : 2
-$b = $a ?? 3; $b ??= 4; ${b}?.Length
-Get-Item . && Get-Item ..
-1..3 | ForEach-Object -Parallel { $_ }
-'{}' | ConvertFrom-Json -AsHashtable
-Join-String 1
-if ($IsWindows) { $c.ExportCertificatePem() }
-function Frobnicate-It { }
-"""
-
-
-def too_new(pc: NewPc, script: Path) -> list[str]:
-    check = pc.folder / "check.ps1"
-    check.write_text(CHECK.replace("(Get-Verb51)", f"({VERBS.strip()})"), "utf-8-sig")
-    return pc.lab.run(pc.name, check, windows(script)).splitlines()
-
-
-@in_the_lab
-def test_windows_powershell_understands_it(pc: NewPc) -> None:
-    assert too_new(pc, SCRIPT) == []
-    sample = pc.folder / "sample.ps1"
-    sample.write_text(TOO_NEW)
-    found = {line.split(":")[0] for line in too_new(pc, sample)}
-    assert found == {
-        "token 2", "token 3", "token 4", "parameter 5", "parameter 6", "command 7", "variable 8", "method 8", "verb 9",
-    }  # fmt: skip
-
-
 def test_files_are_as_windows_powershell_reads_them() -> None:
     script, door = SCRIPT.read_bytes(), DOOR.read_bytes()
     assert script.startswith(b"\xef\xbb\xbf"), "5.1 reads a file without BOM in the PC's own code page"
@@ -504,25 +437,6 @@ def test_files_are_as_windows_powershell_reads_them() -> None:
         "$ErrorActionPreference = 'Stop'",
     ):
         assert needed in text
-
-
-# Without an engine at hand: what tells 7 from 5.1 at a glance, outside strings and comments.
-NEWER = r"\?\?|\?\.|&&|\|\||\s\?\s[^{]|-Parallel\b|-AsHashtable\b|\$Is(Windows|Linux|MacOS)\b|ExportCertificatePem|-UseWindowsPowerShell\b"
-
-
-def newer_than_51(text: str) -> list[str]:
-    bare = re.sub(r"(?s)<#.*?#>|@\"\r?\n.*?\n\"@|(?<![\w`$])#[^\n]*|'(?:[^'\n]|'')*'", "", text)
-    return [match[0] for match in re.finditer(NEWER, bare)]
-
-
-def test_nothing_in_it_is_newer_than_windows_powershell() -> None:
-    assert newer_than_51(SCRIPT.read_text("utf-8-sig")) == []
-    assert newer_than_51("'a ?? b' # && c\n$d = $e ?? 1; $f ? 1 : 2; g || h; $IsWindows") == [
-        "??",
-        " ? 1",
-        "||",
-        "$IsWindows",
-    ]
 
 
 def test_the_door_asks_for_elevation_and_runs_the_script_beside_it() -> None:

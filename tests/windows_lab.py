@@ -136,7 +136,7 @@ class Window:
         self.outputs = [folder / "stdout", folder / "stderr"]
         script = folder / "window.ps1"
         script.write_text(WINDOW, "utf-8-sig")
-        command = [LAB, "run", pc, "--policy", "Bypass", str(script), windows(folder)]
+        command = [str(LAB), "run", pc, "--policy", "Bypass", str(script), windows(folder)]
         with self.outputs[0].open("wb") as stdout, self.outputs[1].open("wb") as stderr:
             self.process = subprocess.Popen(command, env=SETTINGS, stdout=stdout, stderr=stderr)
 
