@@ -157,7 +157,7 @@ class Window:
             text = output.read_text("utf-8")[self.read[index] :]
             return text if text.endswith(end) else ""
 
-        text = str(wait_until(new_text, 60, f"the end of {self.folder / str(self.number)}.ps1"))
+        text = str(wait_until(new_text, 180, f"the end of {self.folder / str(self.number)}.ps1"))
         self.read[index] += len(text)
         return text.removesuffix(end)
 
@@ -226,10 +226,14 @@ class Pc:
             client.settimeout(2)
             return client.connect_ex((self.address, port)) == 0
 
+    def served_pem(self) -> str:
+        """The certificate that port 5986 answers with."""
+        return ssl.get_server_certificate((self.address, 5986), timeout=5)
+
     def served(self) -> list[str]:
         """The certificate that port 5986 answers with, as words; none while it does not answer."""
         try:
-            return ssl.get_server_certificate((self.address, 5986), timeout=5).split()
+            return self.served_pem().split()
         except OSError:
             return []
 
