@@ -7,10 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from windows_lab import Lab, NewPc, Stock
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "tests" / "scripts"
@@ -118,3 +121,29 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         made.play("stop.yml", "fleet_stop_grace_seconds=0")
     left = processes_with(str(tmp_path))
     assert not left, f"processes stayed behind: {left}"
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator["Lab"]:
+    """A lab of Windows PCs, for as long as the tests that ask for it run."""
+    from windows_lab import open_lab
+
+    with open_lab() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def stock(lab: "Lab", tmp_path_factory: pytest.TempPathFactory) -> Iterator["Stock"]:
+    """Three PCs that are made new again and again."""
+    from windows_lab import Stock
+
+    made = Stock(lab, lab.up(3), tmp_path_factory.mktemp("pcs"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pc(stock: "Stock") -> Iterator["NewPc"]:
+    """A new Windows PC."""
+    with stock.take() as made:
+        yield made

@@ -1,7 +1,7 @@
 """The words that Ansible prints when a door is shut, as they were recorded, and the cause that each is turned into."""
 
 import pytest
-from winfleet.causes import CONNECTION, describe_unreachable, explain
+from winfleet.causes import CONNECTION, describe_failed, describe_unreachable, explain
 
 POOL = "Task failed: ntlm: HTTPSConnectionPool(host='10.77.0.12', port=5986): Max retries exceeded with url: /wsman (Caused by "
 RECORDED = {
@@ -34,6 +34,9 @@ RECORDED = {
     ),
     "certificate-file": (
         "Task failed: ntlm: Could not find a suitable TLS CA certificate bundle, invalid path: /x/certificates/lab/pc2.pem"
+    ),
+    "dropped": (
+        "Task failed: winrm connection error: HTTPSConnectionPool(host='10.77.0.12', port=5986): Read timed out. (read timeout=10)"
     ),
     "wrong-protocol": POOL + "SSLError(SSLError(1, '[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)')))",
     "ssh-unreachable": (
@@ -68,3 +71,23 @@ def test_unknown_words_are_shown_as_they_are() -> None:
         describe_unreachable("pc2", "something new")
         == "did not answer: something new\n  hint: try `ansible pc2 -m ping`"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Task failed: {POOL.partition('ntlm: ')[2]}ConnectTimeoutError(<…>, 'Connection to 10.77.0.12 timed out. (connect timeout=10)'))",
+        "WinRM was not set up: Task failed: ('Connection aborted.', RemoteDisconnected('Remote end closed connection without response'))",
+        RECORDED["dropped"],
+    ],
+)
+def test_a_task_that_failed_of_its_connection_says_that_it_broke_off(text: str) -> None:
+    said = describe_failed("pc2", text)
+    assert said.startswith("did not answer: the connection broke off in the middle of a task: ")
+    assert said.endswith(
+        "[dropped]\n  hint: check pc2 and its network, then run the same command again: what is done stays done"
+    )
+
+
+def test_a_task_that_failed_of_something_else_has_its_own_words() -> None:
+    assert describe_failed("pc2", "no such file: timed out") == "no such file: timed out"

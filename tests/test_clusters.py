@@ -1,10 +1,12 @@
 """add_workers.yml: clusters are made and extended from worker files, and a changed certificate is refused."""
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ENVIRONMENT, ROOT
 from winfleet.clusters import ClusterError, Worker, add, check_fingerprint, fingerprint, load, read_worker
 
 
@@ -102,3 +104,92 @@ def test_a_given_fingerprint_must_be_the_certificates(workers: list[Worker]) -> 
     check_fingerprint(workers[0], workers[0].fingerprint.lower().replace(":", " "))
     with pytest.raises(ClusterError, match="somebody else answers"):
         check_fingerprint(workers[0], workers[1].fingerprint)
+
+
+class Added:
+    """add_workers.yml on one worker's file, in a folder that stands for the repository's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.cluster = folder, folder / "inventories" / "lab"
+        self.vault, self.keys = self.cluster / "group_vars" / "windows" / "vault.yml", {}
+        values = {"name": "pc1", "address": "192.168.0.21", "user": "", "certificate": certificate(folder, "pc1")}
+        (folder / "pc1.worker.yml").write_text(yaml.safe_dump(values))
+        for name in ("right", "wrong"):
+            self.keys[name] = folder / f"{name}.key"
+            self.keys[name].write_text(f"{name}\n")
+
+    def run(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        settings = ["-e", f"fleet_root={self.folder}", "-e", f"fleet_worker_files={self.folder}"]
+        return self.call("ansible-playbook", "add_workers.yml", *settings, *arguments, **environment)
+
+    def call(self, *command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            command, cwd=ROOT, env={**ENVIRONMENT, **environment}, text=True, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def variable(self, name: str) -> str:
+        """What a playbook has on the host."""
+        command = ["ansible", "pc1", "-i", str(self.cluster), "-m", "debug", "-a", f"var={name}"]
+        done = self.call(*command, ANSIBLE_VAULT_PASSWORD_FILE=str(self.keys["right"]))
+        return str(json.loads(done.stdout[done.stdout.index("{") :])[name])
+
+
+@pytest.fixture
+def added(tmp_path: Path) -> Added:
+    return Added(tmp_path)
+
+
+PASSWORD = "암호 {{ 1 }} '\"\\ #:x"
+
+
+def test_with_a_vault_password_the_workers_password_is_kept_encrypted(added: Added) -> None:
+    secret = {"WINFLEET_PASSWORD": PASSWORD, "WINFLEET_USER": "lab"}
+    key = {"ANSIBLE_VAULT_PASSWORD_FILE": str(added.keys["right"])}
+    checked = added.run("--check", **secret, **key)
+    assert checked.returncode == 0, checked.stdout
+    assert not added.vault.exists()
+    done = added.run("-vvv", **secret, **key)
+    assert done.returncode == 0, done.stdout
+    assert added.vault.read_text().startswith("$ANSIBLE_VAULT;1.1;AES256\n")
+    assert added.vault.stat().st_mode & 0o777 == 0o600
+    everywhere = [done.stdout.encode(), *(path.read_bytes() for path in added.folder.rglob("*") if path.is_file())]
+    for form in (PASSWORD, PASSWORD[:2], json.dumps(PASSWORD)[1:-1]):
+        assert not [text for text in everywhere if form.encode() in text]
+    assert (added.variable("ansible_password"), added.variable("ansible_user")) == (PASSWORD, "lab")
+
+    before = added.vault.read_bytes()
+    again = added.run(**secret, **key)
+    assert "Keep the password" not in again.stdout
+    assert "--vault-password-file FILE" in again.stdout
+    assert added.vault.read_bytes() == before
+    assert (
+        "Keep the password"
+        in added.run("--vault-password-file", key["ANSIBLE_VAULT_PASSWORD_FILE"], WINFLEET_PASSWORD="new").stdout
+    )
+    assert added.variable("ansible_password") == "new"
+
+
+def test_without_a_vault_password_or_a_password_no_vault_is_made(added: Added) -> None:
+    done = added.run(WINFLEET_PASSWORD=PASSWORD)
+    assert done.returncode == 0, done.stdout
+    assert "Next: export WINFLEET_PASSWORD=…; " in done.stdout
+    assert added.run(ANSIBLE_VAULT_PASSWORD_FILE=str(added.keys["right"])).returncode == 0
+    assert not added.vault.parent.exists()
+
+
+def test_another_vault_password_and_a_file_that_would_be_hidden_are_refused(added: Added) -> None:
+    secret = {"WINFLEET_PASSWORD": PASSWORD}
+    added.run(**secret, ANSIBLE_VAULT_PASSWORD_FILE=str(added.keys["right"]))
+    before = added.vault.read_bytes()
+    done = added.run(**secret, ANSIBLE_VAULT_PASSWORD_FILE=str(added.keys["wrong"]))
+    assert done.returncode != 0
+    assert f"{added.vault} cannot be read: " in done.stdout
+    assert "  hint: give the vault password that it was made with" in done.stdout
+    assert added.vault.read_bytes() == before
+    added.vault.unlink()
+    (added.vault.parent.parent / "windows.yml").write_text("fleet_home: D:/winfleet\n")
+    done = added.run(**secret, ANSIBLE_VAULT_PASSWORD_FILE=str(added.keys["right"]))
+    assert done.returncode != 0
+    assert "windows.yml would be ignored beside" in done.stdout
+    assert not added.vault.exists()

@@ -130,6 +130,16 @@ def test_an_inventory_wins_over_our_defaults_from_every_playbook(playbook: str, 
         assert line["values"] == {**defaults, **of_inventory, **processes}
 
 
+def test_windows_workers_have_a_home_of_their_own_unless_the_inventory_says_another(tmp_path: Path) -> None:
+    hosts = {"pc1": {"ansible_host": "192.0.2.1"}, "pc2": {"ansible_host": "192.0.2.2", "fleet_home": "D:/winfleet"}}
+    groups = {"workers": {"hosts": {**hosts, "linux": {}}}, "windows": {"hosts": {"pc1": {}, "pc2": {}}}}
+    (tmp_path / "hosts.yml").write_text(json.dumps(groups))
+    command = ["ansible-inventory", "-i", str(tmp_path / "hosts.yml"), "--playbook-dir", "playbooks", "--list"]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    homes = {host: values["fleet_home"] for host, values in json.loads(done.stdout)["_meta"]["hostvars"].items()}
+    assert homes == {"pc1": "C:\\winfleet", "pc2": "D:/winfleet", "linux": "~/.winfleet"}
+
+
 @pytest.fixture(scope="module")
 def tracked() -> dict[str, bytes]:
     """Every file in git, links left out."""

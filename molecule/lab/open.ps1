@@ -19,5 +19,8 @@ if ($certificate -and -not (Get-Listener)) { $null = New-Item WSMan:\localhost\L
 if (-not (Get-NetFirewallRule -Name winfleet-lab -ErrorAction SilentlyContinue) -and $PSCmdlet.ShouldProcess('firewall rule', 'Make')) {
     $null = New-NetFirewallRule -Name winfleet-lab -DisplayName winfleet-lab -Protocol TCP -LocalPort 5986 -RemoteAddress $ControllerAddress; $changes += 'rule'
 }
-if ($certificate) { [IO.File]::WriteAllText($CertificateFile, $certificate.ExportCertificatePem() + "`n") }
+if ($certificate) {
+    $pem = '-----BEGIN CERTIFICATE-----', [Convert]::ToBase64String($certificate.RawData, 'InsertLineBreaks'), '-----END CERTIFICATE-----'
+    [IO.File]::WriteAllText($CertificateFile, ($pem -join "`n").Replace("`r", '') + "`n")
+}
 "changes: $($changes.Count) $changes"

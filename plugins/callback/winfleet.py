@@ -6,7 +6,7 @@ from typing import Any
 
 from ansible import constants
 from ansible.plugins.callback.default import CallbackModule as Default
-from winfleet.causes import describe_unreachable
+from winfleet.causes import describe_failed, describe_unreachable
 
 DOCUMENTATION = """
 name: winfleet
@@ -80,7 +80,8 @@ class CallbackModule(Default):
         if not self._short:
             super().v2_runner_on_failed(result, ignore_errors)
         elif not ignore_errors and "results" not in result._result:  # items were shown one by one
-            self._say_error(result, str(result._result.get("msg", "failed without a message")))
+            text = str(result._result.get("msg", "failed without a message"))
+            self._say_error(result, describe_failed(result._host.get_name(), text))
 
     def v2_runner_item_on_failed(self, result: Any) -> None:
         """The item's message."""

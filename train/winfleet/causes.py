@@ -64,6 +64,12 @@ CONNECTION: Final = (
         cause="Windows filters the rights of local administrators over the network (LocalAccountTokenFilterPolicy)",
         fix="run scripts\\worker_setup.cmd on {host}, and use an account of the group Administrators",
     ),
+    Explanation(  # while a task runs there is no "ntlm: " before the words, as there is while it connects
+        code="dropped",
+        symptom=r"Read timed out|Connection reset|(?<!: \()'Connection aborted|winrm send_input failed|shell was not found on the server",
+        cause="the connection broke off in the middle of a task: its network, its WinRM or the PC itself went away",
+        fix="check {host} and its network, then run the same command again: what is done stays done",
+    ),
     Explanation(
         code="wrong-protocol",
         symptom=r"WRONG_VERSION_NUMBER|Remote end closed connection without response",
@@ -109,6 +115,11 @@ CONNECTION: Final = (
 )
 
 
+DROPPED: Final = next(row for row in CONNECTION if row.code == "dropped")
+# The words of a connection in a task that failed: it had reached the host before.
+BROKEN: Final = re.compile(rf"HTTPS?ConnectionPool\(|'Connection aborted|{DROPPED.symptom}")
+
+
 def explain(text: str, host: str) -> Explanation | None:
     """The first row whose symptom is in the text, its words about this host; None where nobody knows it yet."""
     for row in CONNECTION:
@@ -125,3 +136,10 @@ def describe_unreachable(host: str, text: str) -> str:
     if known is None:
         return f"did not answer: {text.strip()}\n  hint: try `ansible {host} -m ping`"
     return f"did not answer: {known.cause} [{known.code}]\n  hint: {known.fix}"
+
+
+def describe_failed(host: str, text: str) -> str:
+    """What a task failed of: its own words, or in place of a connection's words that the connection broke off."""
+    if not BROKEN.search(text):
+        return text
+    return f"did not answer: {DROPPED.cause} [{DROPPED.code}]\n  hint: {DROPPED.fix.format(host=host)}"

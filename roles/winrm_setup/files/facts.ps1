@@ -15,7 +15,7 @@ function Get-Gpu {
     $tool = Get-Command -Name nvidia-smi.exe -CommandType Application -ErrorAction SilentlyContinue | Select-Object -First 1
     if ($tool) {
         $ErrorActionPreference = 'Continue'
-        $lines = & $tool.Source --query-gpu=name, memory.total, driver_version --format=csv, noheader, nounits 2>$null
+        $lines = & $tool.Source '--query-gpu=name,memory.total,driver_version' '--format=csv,noheader,nounits' 2>$null
         if ($LASTEXITCODE -eq 0) {
             foreach ($line in $lines) {
                 $name, $memory, $driver = $line -split ',' | ForEach-Object { $_.Trim() }

@@ -1,0 +1,61 @@
+"""Every PowerShell script of the repository is understood by Windows PowerShell 5.1; tests/newer_than_51.ps1 has the lists."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from windows_lab import Lab, in_the_lab, windows
+
+CHECK = ROOT / "tests" / "newer_than_51.ps1"
+OF_THE_ENGINE = "molecule/lab/powershell/"  # runs nowhere else
+
+# What the check must find in it, line by line.
+TOO_NEW = {
+    "#Requires -Version 7.2": {"requires"},
+    "$a = $true ? 1 : 2": {"token"},
+    "$b = $a ?? 3; $b ??= 4; ${b}?.Length": {"token"},
+    "Get-Item . && Get-Item ..": {"token"},
+    "1..3 | ForEach-Object -Parallel { $_ }": {"parameter"},
+    "'{}' | ConvertFrom-Json -AsHashtable": {"parameter"},
+    "Join-String 1": {"command"},
+    "if ($IsWindows) { $c.ExportCertificatePem() }": {"variable", "method"},
+    "Join-Path a b c": {"parameter"},
+    "Set-Content x y -Encoding utf8NoBOM": {"encoding"},
+    "$d = 0b11; $e = [semver]'1.2.3'": {"number", "type"},
+    "Get-Item . &": {"background"},
+    "function Frobnicate-It { process { } clean { } }": {"verb", "token"},
+    "Get-ChildItem C:\\ -ErrorAction Stop; $f = @{ a = 1 }; if (-not $f) { throw 'x' }": set(),
+    "$g = {": {"error"},
+}
+
+
+def scripts() -> list[Path]:
+    """All .ps1 that git knows or would take."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.ps1"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("no checkout of git")
+    names = [name for name in listed.stdout.split("\0") if name and not name.startswith(OF_THE_ENGINE)]
+    return [ROOT / name for name in names if (ROOT / name).exists()]
+
+
+def newer(lab: Lab, paths: list[Path], folder: Path) -> list[str]:
+    """What the check says of the scripts: FILE KIND LINE: WHAT."""
+    listed = folder / "list"
+    listed.write_text("\n".join(map(windows, paths)), "utf-8")
+    return lab.run(lab.up(1)[0], CHECK, windows(listed)).splitlines()
+
+
+@in_the_lab
+def test_windows_powershell_understands_every_script(lab: Lab, tmp_path: Path) -> None:
+    found = scripts()
+    assert {"worker_setup.ps1", "firewall.ps1", "look.ps1", "open.ps1"} < {path.name for path in found}
+    assert newer(lab, found, tmp_path) == []
+    planted = tmp_path / "planted.ps1"
+    planted.write_text("\n".join(TOO_NEW))
+    lines: dict[int, set[str]] = {number: set() for number in range(1, len(TOO_NEW) + 1)}
+    for line in newer(lab, [planted], tmp_path):
+        _, kind, number = line.split(":")[0].split()
+        lines[int(number)].add(kind)
+    assert dict(zip(TOO_NEW, lines.values(), strict=True)) == TOO_NEW
