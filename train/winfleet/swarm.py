@@ -38,7 +38,7 @@ TICK_SECONDS: Final = 0.2
 QUIET_SECONDS: Final = 3.0  # a host leaves where nobody needed anything of it for so long
 TELL_SECONDS: Final = 15.0  # then it tells its result to a controller that asks
 SPARE_BYTES: Final = 64 * 2**20  # stay free on a disk
-PIECE_BYTES: Final = (2**18, 2**22)  # a small piece is passed on sooner, a big one costs less to announce
+PIECE_BYTES: Final = (2**16, 2**22)  # a small piece is passed on sooner, a big one costs less to announce
 
 
 class SwarmError(RuntimeError):
@@ -77,7 +77,7 @@ def make_torrent(source: Path, names: Sequence[PurePosixPath], root: str) -> byt
     if not total:
         raise SwarmError(f"folder {source} has only empty files\nhint: leave it out, or put a file with content into it")
     piece = PIECE_BYTES[0]
-    while piece < PIECE_BYTES[1] and total // piece > 2_000:
+    while piece < PIECE_BYTES[1] and total // piece > 8_000:
         piece *= 2
     torrent = lt.create_torrent(files, piece, lt.create_torrent.v2_only)
     torrent.set_creation_date(0)
@@ -107,7 +107,7 @@ def _files_of(info: libtorrent.torrent_info, root: str) -> dict[str, int]:
     """Path below the folder's parent -> index, in a torrent; without its padding."""
     storage = info.layout()
     paths = {
-        storage.file_path(index): index
+        Path(storage.file_path(index)).as_posix(): index  # it has backslashes on Windows
         for index in range(storage.num_files())
         if not storage.file_flags(index) & storage.flag_pad_file
     }
@@ -117,7 +117,7 @@ def _files_of(info: libtorrent.torrent_info, root: str) -> dict[str, int]:
 
 def _is_lone(info: libtorrent.torrent_info, root: str) -> bool:
     # a torrent of one file directly in its folder has no folder: BitTorrent names it after the file
-    return not info.layout().file_path(0).startswith(f"{root}/")
+    return Path(info.layout().file_path(0)).parts[0] != root
 
 
 def _parameters(torrent: bytes, parent: Path, root: str, flags: int) -> libtorrent.add_torrent_params:
@@ -164,12 +164,20 @@ def _open_session(address: str, port: int, allowed: Iterable[str]) -> libtorrent
         "connections_limit": 10_000,
         "connection_speed": 200,
         "listen_queue_size": 128,
+        # The next pieces are chosen late, and by their rarity from the first one on: what two hosts ask the controller
+        # for at the same time crosses its link twice.
+        "initial_picker_threshold": 0,
+        "auto_sequential": False,
+        "whole_pieces_threshold": 0,
+        "request_queue_time": 1,
+        "max_out_request_queue": 64,
         "unchoke_slots_limit": -1,  # everybody at once: the hosts' own cards share their links out
         "disk_write_mode": int(lt.mmap_write_mode_t.always_pwrite),  # a full disk is an error, not a crash
         "alert_mask": lt.alert_category.error | lt.alert_category.status | lt.alert_category.peer
         | lt.alert_category.storage | lt.alert_category.ip_block,
     }  # fmt: skip
     session = lt.session(settings, 0)  # without its plugins: no exchange of peers, no metadata for those who lack it
+    session.add_extension("smart_ban")  # finds who of several sent the wrong part of a piece
     _allow(session, allowed)
     return session
 
@@ -376,7 +384,8 @@ class _Swarm:
         self.names = {address: name for name, address in job.peers.items()}
         self.names.update({address: "the controller" for address in job.controllers if address not in self.names})
         self.down = self.up = self.reused = 0
-        self.hash_failures: dict[str, int] = {}
+        self.hash_failures: dict[str, int] = {}  # address of who was banned -> wrong pieces it took part in
+        self.suspected: dict[str, int] = {}  # the same of everybody
         self.ready: set[str] = set()  # addresses of peers that were seen with everything
         self.session: Any = None
         self.parts: list[_Part] = []
@@ -448,7 +457,14 @@ class _Swarm:
                     "hint: make room there, or set fleet_home to another disk"
                 )
         for part in self.parts:
+            self._share_out(part)
             part.handle.resume()
+
+    def _share_out(self, part: _Part) -> None:
+        """Each host asks for another part first, so that the controller sends each piece about once, not N times."""
+        hosts = sorted({self.job.address, *self.job.peers.values()})
+        own, pieces = hosts.index(self.job.address), part.handle.torrent_file().num_pieces()
+        part.handle.prioritize_pieces([6 if piece % len(hosts) == own else 1 for piece in range(pieces)])
 
     def _download(self) -> None:
         """Until all folders are here and have their digests."""
@@ -494,9 +510,8 @@ class _Swarm:
                     seen[address] = seen.get(address, 0) + 1
                 else:
                     seen.setdefault(address, 0)
-                if peer.num_hashfails:
-                    known = self.hash_failures.get(address, 0)
-                    self.hash_failures[address] = max(known, peer.num_hashfails)
+                # of several who sent parts of a wrong piece one is guilty: which one shows when it is banned
+                self.suspected[address] = max(self.suspected.get(address, 1), peer.num_hashfails)
             for address in set(self.job.peers.values()) - connected:
                 part.handle.connect_peer((address, self.job.port))
             status = part.handle.status()
@@ -511,7 +526,7 @@ class _Swarm:
         for alert in self.session.pop_alerts():
             if isinstance(alert, lt.peer_ban_alert):
                 address = alert.ip[0]
-                self.hash_failures[address] = max(1, self.hash_failures.get(address, 0))
+                self.hash_failures[address] = self.suspected.get(address, 1)
                 self.names.pop(address, None)
                 _allow(self.session, self.names)  # from no other port either
             elif isinstance(alert, lt.cache_flushed_alert):
