@@ -157,9 +157,9 @@ def test_three_hosts_get_two_folders(cluster: Callable[[int], Cluster], tmp_path
     for host in three.hosts:
         three.start(host, code, alone)
     results = three.seed(code, alone, on_progress=seen.append, interval=0.2)
-    assert {host: (result.state, result.cause) for host, result in results.items()} == {
-        host: ("whole", "") for host in three.hosts
-    }
+    assert {host: (result.state, result.cause) for host, result in results.items()} == dict.fromkeys(
+        three.hosts, ("whole", "")
+    )
     for host in three.hosts:
         for sent in (code, alone):
             assert whole_digest(three.target(host, sent)) == whole_digest(sent.source)
@@ -287,7 +287,7 @@ def test_with_a_liar_alone_the_failure_names_it(cluster: Callable[[int], Cluster
     process = one.start("pc1", sent, peers={"pc9": "127.0.0.19"}, controllers=(), patience_seconds=3.0)
     liar = Liar(sent, tmp_path / "liar", "127.0.0.19")
     wait_until(lambda: liar.offer((one.hosts["pc1"], one.port)), 10, "the liar's sending")
-    wait_until(lambda: (one.folder / "pc1" / "result.json").exists(), 15, "the result")
+    wait_until((one.folder / "pc1" / "result.json").exists, 15, "the result")
     result = one.result("pc1")
     assert (result["state"], list(result["hash_failures"])) == ("failed", ["127.0.0.19"])
     assert "pc1 got nothing for 3 s: 127.0.0.19 sent wrong content" in result["cause"]
@@ -357,7 +357,7 @@ def test_hosts_that_stall_or_vanish_are_named(cluster: Callable[[int], Cluster],
 def test_a_host_ends_by_itself_without_a_controller(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
     sent, one = share(fill(tmp_path / "source", {"a": b"content"})), cluster(1)
     process = one.start("pc1", sent, patience_seconds=1.0)
-    wait_until(lambda: (one.folder / "pc1" / "result.json").exists(), 15, "the result")
+    wait_until((one.folder / "pc1" / "result.json").exists, 15, "the result")
     assert one.result("pc1")["cause"] == (
         "pc1 got nothing for 1 s: the controller (127.0.0.1) is not connected\n"
         f"hint: let the controller and all hosts reach each other's TCP port {one.port}"
@@ -389,7 +389,9 @@ def test_a_result_from_elsewhere_is_data(text: str) -> None:
 
 
 def test_a_long_result_is_cut() -> None:
-    text = json.dumps({"host": "pc9", "state": "whole", "cause": "\x1b[2J" + "x" * 5_000, "hash_failures": {"y" * 99: "z"}})
+    text = json.dumps(
+        {"host": "pc9", "state": "whole", "cause": "\x1b[2J" + "x" * 5_000, "hash_failures": {"y" * 99: "z"}}
+    )
     result = Result.parse(text, "pc1")
     assert (result.host, result.state, result.hash_failures) == ("pc1", "whole", {})
     assert "\x1b" not in result.cause

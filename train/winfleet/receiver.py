@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from winfleet.folders import FolderError, unpack
 
@@ -45,7 +45,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = os.name != "nt"  # on Windows another process could take the port over
 
-    def __init__(self, address: str, port: int, allowed: Collection[str], handler: type[BaseHTTPRequestHandler]):
+    def __init__(
+        self, address: str, port: int, allowed: Collection[str], handler: type[BaseHTTPRequestHandler]
+    ) -> None:
         self.allowed = frozenset(allowed)
         super().__init__((address, port), handler)
 
@@ -133,6 +135,63 @@ def ask(address: str, port: int, timeout: float = 1.0) -> str | None:
     return body.decode("utf-8", "replace") if answer.status == 200 and len(body) <= MAX_ANSWER else None
 
 
+class _TakingServer(_Server):
+    """Takes archives of the folders that are still missing."""
+
+    def __init__(
+        self, address: str, port: int, allowed: Collection[str], token: str, wanted: Collection[Wanted]
+    ) -> None:
+        self.token, self.missing = token, {folder.expected: folder for folder in wanted if not folder.target.exists()}
+        self.lock = threading.Lock()  # one archive at a time
+        self.last = time.monotonic()  # when something arrived
+        super().__init__(address, port, allowed, _Taker)
+
+
+class _Taker(_Handler):
+    server: _TakingServer
+
+    def do_PUT(self) -> None:
+        given = self.headers.get("Authorization", "")
+        if not hmac.compare_digest(given.encode("utf-8", "replace"), f"Bearer {self.server.token}".encode()):
+            self.answer(403, "wrong token")
+            return
+        with self.server.lock:
+            folder = self.server.missing.get(self.path[1:])
+            status, text = (404, "nobody waits for this folder") if folder is None else self.take(folder)
+            self.answer(status, text)  # before the last folder ends the server
+            if folder is not None and status == 201:
+                del self.server.missing[folder.expected]
+
+    def take(self, folder: Wanted) -> tuple[int, str]:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal():
+            return 411, "no Content-Length"
+        if int(length) > folder.limit_bytes:
+            return 413, f"{length} bytes, allowed are {folder.limit_bytes}"
+        folder.target.parent.mkdir(parents=True, exist_ok=True)
+        number, name = tempfile.mkstemp(prefix=f".{folder.target.name}.", suffix=".tar", dir=folder.target.parent)
+        try:
+            with os.fdopen(number, "wb") as file:
+                left = self.copy(file, int(length))
+            if left:
+                return 400, f"the sender stopped {left} bytes before the end"
+            unpack(Path(name), folder.target, folder.expected)
+        except (FolderError, OSError) as error:
+            return 422, str(error)
+        finally:
+            os.unlink(name)
+        self.server.last = time.monotonic()
+        return 201, "whole"
+
+    def copy(self, file: BinaryIO, length: int) -> int:
+        """Writes what arrives; the number of bytes that did not."""
+        while length and (block := self.rfile.read(min(length, BLOCK_BYTES))):
+            file.write(block)
+            length -= len(block)
+            self.server.last = time.monotonic()
+        return length
+
+
 def receive(
     address: str, port: int, token: str, wanted: Collection[Wanted], allowed: Collection[str], patience_seconds: float
 ) -> None:
@@ -141,53 +200,11 @@ def receive(
     Only who comes from an allowed address and knows the token may send, only what is wanted, and no more bytes than
     its limit. Raises ReceiverError where nothing that was good arrived for `patience_seconds`.
     """
-    missing = {folder.expected: folder for folder in wanted if not folder.target.exists()}
-    lock, last = threading.Lock(), [time.monotonic()]
-
-    class Taker(_Handler):
-        def do_PUT(self) -> None:
-            given = self.headers.get("Authorization", "")
-            if not hmac.compare_digest(given.encode("utf-8", "replace"), f"Bearer {token}".encode()):
-                self.answer(403, "wrong token")
-                return
-            with lock:  # one archive at a time
-                folder = missing.get(self.path[1:])
-                status, text = (404, "nobody waits for this folder") if folder is None else self._take(folder)
-                if status == 201 and folder is not None:
-                    del missing[folder.expected]
-            self.answer(status, text)
-
-        def _take(self, folder: Wanted) -> tuple[int, str]:
-            length = self.headers.get("Content-Length", "")
-            if not length.isdecimal():
-                return 411, "no Content-Length"
-            if int(length) > folder.limit_bytes:
-                return 413, f"{length} bytes, allowed are {folder.limit_bytes}"
-            folder.target.parent.mkdir(parents=True, exist_ok=True)
-            number, name = tempfile.mkstemp(prefix=f".{folder.target.name}.", suffix=".tar", dir=folder.target.parent)
-            try:
-                with os.fdopen(number, "wb") as file:
-                    left = int(length)
-                    while left:
-                        block = self.rfile.read(min(left, BLOCK_BYTES))
-                        if not block:
-                            return 400, f"the sender stopped {left} bytes before the end"
-                        file.write(block)
-                        left -= len(block)
-                        last[0] = time.monotonic()
-                unpack(Path(name), folder.target, folder.expected)
-                last[0] = time.monotonic()
-            except (FolderError, OSError) as error:
-                return 422, str(error)
-            finally:
-                os.unlink(name)
-            return 201, "whole"
-
-    with _Server(address, port, allowed, Taker) as server:
+    with _TakingServer(address, port, allowed, token, wanted) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         try:
-            while missing:
-                if time.monotonic() - last[0] > patience_seconds:
+            while server.missing:
+                if time.monotonic() - server.last > patience_seconds:
                     raise ReceiverError(
                         f"nothing came to {address}:{port} for {patience_seconds:.0f} s\n"
                         f"hint: let the controller reach TCP port {port} of this host"
@@ -228,7 +245,9 @@ def send(
     finally:
         connection.close()
     if answer.status != 201:
-        raise ReceiverError(f"{address}:{port} refused the archive ({answer.status}): {' '.join(text.split())}\nhint: deploy again")
+        raise ReceiverError(
+            f"{address}:{port} refused the archive ({answer.status}): {' '.join(text.split())}\nhint: deploy again"
+        )
 
 
 def as_object(text: str) -> Mapping[str, Any]:

@@ -24,9 +24,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from winfleet.folders import SHORT, FolderError, verify
+from winfleet.folders import FolderError, verify
 from winfleet.plan import SWARM_PORT
 from winfleet.receiver import ReceiverError, Wanted, as_object, ask, receive, tell, wait_for_port
 from winfleet.status import known_fields, plain, write_atomic
@@ -75,7 +75,9 @@ def make_torrent(source: Path, names: Sequence[PurePosixPath], root: str) -> byt
             raise SwarmError(f"{source / name!s}: its name is not UTF-8\nhint: rename the file") from None
         total += found.st_size
     if not total:
-        raise SwarmError(f"folder {source} has only empty files\nhint: leave it out, or put a file with content into it")
+        raise SwarmError(
+            f"folder {source} has only empty files\nhint: leave it out, or put a file with content into it"
+        )
     piece = PIECE_BYTES[0]
     while piece < PIECE_BYTES[1] and total // piece > 8_000:
         piece *= 2
@@ -89,8 +91,9 @@ def make_torrent(source: Path, names: Sequence[PurePosixPath], root: str) -> byt
             raise SwarmError(f"folder {source} cannot be read: {error}\nhint: does something write into it?") from None
     made: bytes = lt.bencode(torrent.generate())
     sent = {str(PurePosixPath(root, name)) for name in names}
-    arrives = set(_files_of(lt.load_torrent_buffer(made).ti, root))
-    if odd := sorted(sent - arrives):
+    info = lt.load_torrent_buffer(made).ti
+    assert info is not None
+    if odd := sorted(sent - set(_files_of(info, root))):
         raise SwarmError(f"{odd[0]!r} is a file name that not every host can have\nhint: rename the file")
     return made
 
@@ -176,7 +179,9 @@ def _open_session(address: str, port: int, allowed: Iterable[str]) -> libtorrent
         "alert_mask": lt.alert_category.error | lt.alert_category.status | lt.alert_category.peer
         | lt.alert_category.storage | lt.alert_category.ip_block,
     }  # fmt: skip
-    session = lt.session(settings, 0)  # without its plugins: no exchange of peers, no metadata for those who lack it
+    session: libtorrent.session = lt.session(
+        cast(Any, settings), 0
+    )  # without its plugins: no exchange of peers, no metadata for those who lack it
     session.add_extension("smart_ban")  # finds who of several sent the wrong part of a piece
     _allow(session, allowed)
     return session
@@ -546,7 +551,9 @@ class _Swarm:
     def _silence(self) -> str:
         here = {peer.ip[0] for part in self.parts for peer in part.handle.get_peer_info()}
         banned = [f"{address} sent wrong content" for address in self.hash_failures]
-        missing = [f"{name} ({address}) is not connected" for address, name in self.names.items() if address not in here]
+        missing = [
+            f"{name} ({address}) is not connected" for address, name in self.names.items() if address not in here
+        ]
         return (
             f"{self.job.host} got nothing for {self.job.patience_seconds:.0f} s: "
             f"{', '.join([*banned, *missing]) or 'those that are connected have no more'}\n"
