@@ -17,6 +17,7 @@ import http.server
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -331,6 +332,7 @@ def main() -> int:
         return as_client(Path(found.words[0]), Path(found.words[1]), found.words[2:])
     if os.geteuid() != 0:
         parser.error("needs root, for network namespaces")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that namespaces and programs go with it
     try:
         compare(found.mb, found.mbit, found.hosts, found.ways)
     except BenchError as error:

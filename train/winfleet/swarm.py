@@ -20,7 +20,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -143,7 +143,7 @@ def _parameters(torrent: bytes, parent: Path, root: str, flags: int) -> libtorre
     return parameters
 
 
-def _open_session(address: str, port: int, allowed: Iterable[str]) -> libtorrent.session:
+def _open_session(address: str, port: int, allowed: Collection[str]) -> libtorrent.session:
     """A session that listens on the address alone (nowhere for ""), and knows nobody but the allowed addresses."""
     import libtorrent as lt
 
@@ -173,7 +173,7 @@ def _open_session(address: str, port: int, allowed: Iterable[str]) -> libtorrent
         "auto_sequential": False,
         "whole_pieces_threshold": 0,
         "request_queue_time": 1,
-        "max_out_request_queue": 64,
+        "max_out_request_queue": max(16, 256 // max(1, len(allowed))),
         "unchoke_slots_limit": -1,  # everybody at once: the hosts' own cards share their links out
         "disk_write_mode": int(lt.mmap_write_mode_t.always_pwrite),  # a full disk is an error, not a crash
         "alert_mask": lt.alert_category.error | lt.alert_category.status | lt.alert_category.peer
