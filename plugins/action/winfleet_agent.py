@@ -18,7 +18,7 @@ from ansible.plugins.action import ActionBase
 from winfleet.folders import SHORT, digest, list_files
 from winfleet.package import stage
 
-PACKAGES = ("psutil", "nvidia-ml-py")  # of the agent's Python; the versions are the control node's
+PACKAGES = ("psutil", "nvidia-ml-py", "libtorrent")  # of the agent's Python; the versions are the control node's
 
 
 class ActionModule(ActionBase):
