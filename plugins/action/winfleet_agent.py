@@ -22,7 +22,7 @@ PACKAGES = ("psutil", "nvidia-ml-py", "libtorrent")  # of the agent's Python; th
 
 
 class ActionModule(ActionBase):
-    """winfleet_agent: home, found {"python", "package"} of the preflight, interpreter, python_version, cache."""
+    """winfleet_agent: home, found {"bundle", "package"} of the preflight, interpreter, python_version, cache."""
 
     _supports_check_mode = True
     _supports_async = False
@@ -35,20 +35,24 @@ class ActionModule(ActionBase):
         with tempfile.TemporaryDirectory(prefix="winfleet-") as folder:
             package = stage(Path(folder, "package"))
             named = digest(package, list_files(package, honour_git=False))[:SHORT]
-            if found["python"] and found["package"] == named:
+            wanted = [f"{name}=={importlib.metadata.version(name)}" for name in ("uv", *PACKAGES)]
+            bundle = (
+                f"agent-win_amd64-{given['python_version']}-{'-'.join(name.partition('==')[2] for name in wanted)}.zip"
+            )
+            if found["bundle"] == bundle and found["package"] == named:
                 return {**result, "changed": False}
             if self._task.check_mode:
                 return {**result, "changed": True}
             arguments = {
-                "package": base64.b64encode(pack(package)).decode(), "digest": named, "bundle": "",
+                "package": base64.b64encode(pack(package)).decode(), "digest": named, "bundle": "", "named": bundle,
                 "interpreter": str(given["interpreter"]), "python_version": str(given["python_version"]),
                 "packages": list(PACKAGES),
             }  # fmt: skip
-            if not found["python"]:
-                bundle = make_bundle(Path(given["cache"]).expanduser(), str(given["python_version"]))
+            if found["bundle"] != bundle:
+                local = make_bundle(Path(given["cache"]).expanduser() / bundle, wanted, str(given["python_version"]))
                 self._make_tmp_path()
-                arguments["bundle"] = self._connection._shell.join_path(self._connection._shell.tmpdir, bundle.name)
-                self._transfer_file(str(bundle), arguments["bundle"])
+                arguments["bundle"] = self._connection._shell.join_path(self._connection._shell.tmpdir, bundle)
+                self._transfer_file(str(local), arguments["bundle"])
         call = {"operation": "agent", "home": given["home"], "arguments": arguments}
         done = self._execute_module(module_name="winfleet_host", module_args=call, task_vars=task_vars)
         self._remove_tmp_path(self._connection._shell.tmpdir)
@@ -64,14 +68,12 @@ def pack(folder: Path) -> bytes:
     return archive.getvalue()
 
 
-def make_bundle(cache: Path, python_version: str) -> Path:
-    """A zip with uv.exe and the agent's wheels for Windows, made once by pip; kept under their versions."""
-    wanted = [f"{name}=={importlib.metadata.version(name)}" for name in ("uv", *PACKAGES)]
-    bundle = cache / f"agent-win_amd64-{python_version}-{'-'.join(name.partition('==')[2] for name in wanted)}.zip"
+def make_bundle(bundle: Path, wanted: list[str], python_version: str) -> Path:
+    """A zip with uv.exe and the agent's wheels for Windows, made once by pip; its name has their versions."""
     if bundle.is_file():
         return bundle
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="winfleet-", dir=cache) as folder:
+    bundle.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="winfleet-", dir=bundle.parent) as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--platform",
                    "win_amd64", "--python-version", python_version, "--dest", folder, *wanted]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from winfleet.folders import FolderError, digest, list_files
+from winfleet.folders import SHORT, FolderError, digest, list_files
 from winfleet.package import stage
+from winfleet.receiver import keep_key
+from winfleet.swarm import SwarmError, make_torrent
 
 
 class ActionModule(ActionBase):
-    """winfleet_digest: {"folders": {kind: path or ""}} becomes {"digests": {kind: 64 hex}, "sources": {kind: path}}."""
+    """winfleet_digest: {"folders": {kind: path or ""}} becomes {"digests": {kind: 64 hex}, "sources": {kind: path}, "bytes"}.
+
+    Folders above `swarm_mb` get a torrent too: "torrents" {kind: file}, for hosts whose own connection is slow.
+    """
 
     _supports_check_mode = True
     _supports_async = False
@@ -24,14 +29,28 @@ class ActionModule(ActionBase):
         given = {kind: Path(path).expanduser() for kind, path in self._task.args["folders"].items() if path}
         try:
             sources = {"agent": stage(cache / "agent"), **given}
-            digests = {
-                kind: digest(path, list_files(path, honour_git=kind == "code")) for kind, path in sources.items()
-            }
-        except (FolderError, OSError) as error:
+            names = {kind: list_files(path, honour_git=kind == "code") for kind, path in sources.items()}
+            digests = {kind: digest(path, names[kind]) for kind, path in sources.items()}
+            sizes = {kind: sum((path / name).stat().st_size for name in names[kind]) for kind, path in sources.items()}
+            big = [kind for kind, size in sizes.items() if size > float(self._task.args["swarm_mb"]) * 1e6]
+            keep_key(cache / "transfer.key")
+            torrents = {kind: keep_torrent(cache, sources[kind], names[kind], digests[kind]) for kind in big}
+        except (FolderError, SwarmError, OSError) as error:
             raise AnsibleActionFail(f"controller: {error}\n  hint: give a folder that can be read") from None
         return {
             **result,
             "changed": False,
             "digests": digests,
             "sources": {kind: str(p) for kind, p in sources.items()},
+            "bytes": sizes,
+            "torrents": {kind: str(p) for kind, p in torrents.items()},
         }
+
+
+def keep_torrent(cache: Path, source: Path, names: list[PurePosixPath], digest: str) -> Path:
+    """The folder's torrent, made once for its digest. Raises SwarmError."""
+    path = cache / "torrents" / f"{digest[:SHORT]}.torrent"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(make_torrent(source, names, digest[:SHORT]))
+    return path

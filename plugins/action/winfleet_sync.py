@@ -1,4 +1,4 @@
-"""Sends to a host those folders that it lacks, each as one archive that the host verifies."""
+"""Sends to a host those folders that it lacks, each as one archive that the host verifies; big ones are left to the swarm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from winfleet.folders import list_files, pack
 
 
 class ActionModule(ActionBase):
-    """winfleet_sync: home, sources {kind: path}, digests {kind: 64 hex}, keep."""
+    """winfleet_sync: home, sources {kind: path}, digests {kind: 64 hex}, torrents {kind: file}, keep.
+
+    Returns "sent" and "swarm", the kinds that are left: WinRM is slow for files, so a Windows host takes big ones otherwise.
+    """
 
     _supports_check_mode = True
     _supports_async = False
@@ -27,9 +30,12 @@ class ActionModule(ActionBase):
         looked = self._folders(common, task_vars)
         if looked.get("failed") or looked.get("unreachable") or not looked["missing"] or self._task.check_mode:
             return {**result, **looked, "changed": bool(looked.get("missing"))}
-        for kind in looked["missing"]:
+        slow = task_vars["ansible_connection"] in ("winrm", "psrp")
+        swarm = [kind for kind in looked["missing"] if slow and kind in given["torrents"]]
+        sent = [kind for kind in looked["missing"] if kind not in swarm]
+        for kind in sent:
             self._send(kind, Path(given["sources"][kind]), common, looked, task_vars)
-        return {**result, "home": looked["home"], "sent": looked["missing"], "changed": True}
+        return {**result, "home": looked["home"], "sent": sent, "swarm": swarm, "changed": bool(sent)}
 
     def _send(self, kind: str, source: Path, common: dict[str, Any], looked: dict[str, Any], task_vars: Any) -> None:
         with tempfile.TemporaryDirectory(prefix="winfleet-") as folder:

@@ -16,6 +16,7 @@ if ($base -match '^~($|[\\/])') { $base = $env:USERPROFILE + $base.Substring(1) 
 $base = [IO.Path]::GetFullPath([Environment]::ExpandEnvironmentVariables($base))
 $agent = Join-Path $base 'agent'
 $python = Join-Path $agent 'python\Scripts\python.exe'
+$mark = Join-Path $agent 'bundle' # names what the agent's Python was made of, once it is whole
 
 function Find-Package {
     # The newest of the packages winfleet that were sent, as a folder; nothing where there is none.
@@ -51,6 +52,11 @@ function Invoke-Program {
 function Invoke-Agent {
     # Asks the agent's Python; its answer, or this task fails with its words.
     $package = Find-Package
+    if ($operation -eq 'swarm') {
+        # Behind NAT, as in WSL, only this side knows the controller's address.
+        $given.controllers = @(Get-NetTCPConnection -LocalPort $given.port -State Established -ErrorAction SilentlyContinue |
+                ForEach-Object { "$($_.RemoteAddress)" -replace '^::ffff:' } | Sort-Object -Unique)
+    }
     $call = @{ operation = $operation; home = $base; arguments = $given; check = $check }
     if ($secrets.Count) { $call.arguments.secrets = $secrets }
     $done = Invoke-Program -Program $python -Line '-m winfleet.remote' -Folder $package.FullName -Text (ConvertTo-Json -InputObject $call -Depth 20 -Compress)
@@ -138,7 +144,7 @@ function Find-Host {
         gpus = @(Get-Gpu)
         run_state = if ($given.run) { Get-RunState -Folder (Join-Path $base "runs\$($given.run)") } else { 'none' }
         going_on = @($runs | Where-Object { (Get-RunState -Folder $_.FullName) -in 'starting', 'running' } | ForEach-Object { $_.Name })
-        agent = @{ python = Test-Path -LiteralPath $python; package = "$($package.Name)" }
+        agent = @{ bundle = $(if (Test-Path -LiteralPath $mark) { [IO.File]::ReadAllText($mark) } else { '' }); package = "$($package.Name)" }
     }
 }
 
@@ -164,6 +170,7 @@ function Install-Agent {
                 Fail-Json -obj @{ changed = $true } -message "``uv $step`` failed with $($done.code): $($done.err.Trim())`n$hint"
             }
         }
+        [IO.File]::WriteAllText($mark, $given.named)
     }
     $target = Join-Path $agent $given.digest
     if (-not (Test-Path -LiteralPath $target)) {
@@ -194,6 +201,7 @@ switch ($operation) {
         if ($operation -eq 'remove' -and -not $check) {
             Get-ScheduledTask -TaskPath '\winfleet\' -ErrorAction SilentlyContinue | Unregister-ScheduledTask -Confirm:$false
             Remove-Item -LiteralPath $agent -Recurse -Force
+            $answer.removed = @($answer.removed) + $agent
             if (-not @(Get-ChildItem -LiteralPath $base -Force)) { Remove-Item -LiteralPath $base }
             $answer.changed = $true
         }

@@ -251,7 +251,7 @@ def detach(plan_file: Path, machine_rank: int, logon: str) -> int:
     if os.name == "nt":
         from winfleet.windows import start_task
 
-        start_task(words, package, logon, os.environ.pop("WINFLEET_TASK_PASSWORD", ""))
+        start_task("launcher", words, package, logon, os.environ.pop("WINFLEET_TASK_PASSWORD", ""))
     else:
         process = subprocess.Popen(
             [sys.executable, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -7,10 +7,12 @@ library alone, as it is for hosts where nothing could be installed.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import hmac
 import http.client
 import json
 import os
+import secrets
 import socket
 import tempfile
 import threading
@@ -248,6 +250,19 @@ def send(
         raise ReceiverError(
             f"{address}:{port} refused the archive ({answer.status}): {' '.join(text.split())}\nhint: deploy again"
         )
+
+
+def keep_key(path: Path) -> None:
+    """Makes the key of the controller's tokens, once, readable by its owner alone."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+
+
+def token_for(host: str, key: Path) -> str:
+    """What lets this controller send archives to the host; by the key of keep_key(), so that nothing has to remember it."""
+    return hmac.new(key.read_bytes(), host.encode(), hashlib.sha256).hexdigest()
 
 
 def as_object(text: str) -> Mapping[str, Any]:

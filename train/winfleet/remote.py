@@ -6,8 +6,10 @@ call as JSON on standard input and the answer as the last line of standard outpu
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -19,7 +21,7 @@ from .folders import SHORT, FolderError, free_bytes, missing, prune, unpack
 from .runs import HostError
 
 FETCH_SECONDS = 60.0
-OURS = ("agent", "code", "data", "wheels", "env", "runs")  # folders of ours below home
+OURS = ("agent", "code", "data", "wheels", "env", "runs", "swarm")  # folders of ours below home
 
 
 def perform(operation: str, home: Path, given: Mapping[str, Any], *, check: bool) -> dict[str, Any]:
@@ -40,6 +42,48 @@ def folders(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]
         changed = True
         prune(target.parent, given["keep"], target.name)
     return {"changed": changed, "home": str(home), "missing": missing(home, wanted), "free_bytes": free_bytes(home)}
+
+
+def swarm(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
+    """Starts the transfer of `folders` [{"kind", "expected", "torrent" (base64), "limit_bytes"}], detached (Windows).
+
+    {"torrent": whether it is by BitTorrent}; where the agent's Python has no libtorrent, archives are taken instead.
+    """
+    if check:
+        return {"changed": True, "torrent": True}
+    from winfleet.plan import SWARM_PORT, PlanError
+    from winfleet.swarm import Folder, Job, available
+    from winfleet.windows import start_task
+
+    here, by_torrent = home / "swarm", available()
+    here.mkdir(parents=True, exist_ok=True)
+    wanted = []
+    for folder in given["folders"]:
+        target = home / folder["kind"] / folder["expected"][:SHORT]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        prune(target.parent, given["keep"], target.name)
+        others = sorted(target.parent.glob("[0-9a-f]" * SHORT), key=lambda path: path.stat().st_mtime)
+        torrent = here / f"{target.name}.torrent"
+        torrent.write_bytes(base64.b64decode(folder["torrent"]))
+        wanted.append(
+            Folder(
+                kind=folder["kind"], target=str(target), expected=folder["expected"],
+                torrent=str(torrent) if by_torrent else "", previous=str(others[-1]) if others else "",
+                limit_bytes=int(folder["limit_bytes"]),
+            )
+        )  # fmt: skip
+    job = Job(
+        host=given["host"], address=given["address"], peers=given["peers"], controllers=tuple(given["controllers"]),
+        result=str(here / "result.json"), folders=tuple(wanted), port=SWARM_PORT,
+        token="" if by_torrent else given["secrets"]["token"],
+    )  # fmt: skip
+    (here / "job.json").write_text(job.to_json(), encoding="utf-8")
+    package = Path(__file__).resolve().parent.parent
+    try:
+        start_task("swarm", ["-m", "winfleet.swarm", "--job", str(here / "job.json")], package, given["logon"], "")
+    except PlanError as error:
+        raise HostError(str(error)) from None
+    return {"changed": True, "torrent": by_torrent}
 
 
 def make_environment(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
@@ -100,6 +144,10 @@ def remove(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
     if found := runs.going_on(home):
         raise HostError(f"run {found[0].name} is going on\nhint: stop it first: ansible-playbook stop.yml")
     ours = [home / name for name in OURS if (home / name).is_dir()]
+    if os.name == "nt":
+        ours = [
+            folder for folder in ours if folder.name != "agent"
+        ]  # in use by this very program: who called it does it
     if not check:
         for folder in ours:
             shutil.rmtree(folder)
@@ -109,7 +157,7 @@ def remove(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
 
 
 OPERATIONS: dict[str, Callable[[Path, Mapping[str, Any], bool], dict[str, Any]]] = {
-    "folders": folders, "environment": make_environment, "files": write_files, "launch": launch, "stop": stop,
+    "folders": folders, "swarm": swarm, "environment": make_environment, "files": write_files, "launch": launch, "stop": stop,
     "collect": collect, "remove": remove,
 }  # fmt: skip
 

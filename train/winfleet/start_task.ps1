@@ -8,9 +8,9 @@ $user = [Security.Principal.WindowsIdentity]::GetCurrent().Name
 $kinds = @{ s4u = 'S4U'; interactive = 'Interactive'; password = 'Password' }
 
 $task = @{
-    TaskName = 'launcher'
+    TaskName = $call.name
     TaskPath = '\winfleet\'
-    Description = 'Starts the ranks of a winfleet run'
+    Description = 'Made by winfleet for a run; remove.yml takes it away'
     Action = New-ScheduledTaskAction -Execute $call.execute -Argument $call.arguments -WorkingDirectory $call.folder
     # A task's own settings are low priority, not on battery, and an end after three days.
     Settings = New-ScheduledTaskSettingsSet -Priority 4 -AllowStartIfOnBatteries -DontStopIfGoingOnBatteries -ExecutionTimeLimit ([TimeSpan]::Zero)

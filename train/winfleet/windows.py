@@ -57,14 +57,14 @@ def end_children_with_me() -> None:
         raise OSError(ctypes.__dict__["get_last_error"](), "no job object for the launcher")
 
 
-def start_task(arguments: Sequence[str], folder: Path, logon: str, password: str) -> None:
-    """Starts this Python with the arguments as a scheduled task of this user, which outlives the session.
+def start_task(name: str, arguments: Sequence[str], folder: Path, logon: str, password: str) -> None:
+    """Starts this Python with the arguments as a scheduled task of this user in the folder winfleet; it outlives the session.
 
     `logon` is s4u (no stored password), interactive (while the user is signed in) or password. Raises PlanError with what
     Windows said.
     """
     call = {
-        "execute": sys.executable, "arguments": subprocess.list2cmdline(arguments), "folder": str(folder), "logon": logon,
+        "name": name, "execute": sys.executable, "arguments": subprocess.list2cmdline(arguments), "folder": str(folder), "logon": logon,
         "password": password,
     }  # fmt: skip
     command = [
@@ -80,6 +80,6 @@ def start_task(arguments: Sequence[str], folder: Path, logon: str, password: str
     if done.returncode:
         said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()
         raise PlanError(
-            f"the scheduled task that starts the launcher was refused: {said}\n"
+            f"the scheduled task {name} was refused: {said}\n"
             "hint: set launch_logon to interactive (a user is signed in) or password"
         )
