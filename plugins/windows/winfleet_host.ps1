@@ -148,6 +148,21 @@ function Find-Host {
     }
 }
 
+function Remove-Folder {
+    # Scanners hold files for moments, and then a folder is not empty yet when its turn comes.
+    param([string]$Path)
+
+    foreach ($attempt in 1..5) {
+        try {
+            if (Test-Path -LiteralPath $Path) { [IO.Directory]::Delete($Path, $true) }
+            return
+        } catch {
+            if ($attempt -eq 5) { throw }
+            Start-Sleep -Milliseconds 500
+        }
+    }
+}
+
 function Install-Agent {
     # `package` (a zip, base64) and `digest`; `bundle`, a zip with uv.exe and wheels, where the agent's Python is to be made.
     $null = New-Item -Path $agent -ItemType Directory -Force
@@ -200,7 +215,7 @@ switch ($operation) {
         $answer = Invoke-Agent
         if ($operation -eq 'remove' -and -not $check) {
             Get-ScheduledTask -TaskPath '\winfleet\' -ErrorAction SilentlyContinue | Unregister-ScheduledTask -Confirm:$false
-            Remove-Item -LiteralPath $agent -Recurse -Force
+            Remove-Folder -Path $agent
             $answer.removed = @($answer.removed) + $agent
             if (-not @(Get-ChildItem -LiteralPath $base -Force)) { Remove-Item -LiteralPath $base }
             $answer.changed = $true
