@@ -22,7 +22,7 @@ PACKAGES = ("psutil", "nvidia-ml-py", "libtorrent")  # of the agent's Python; th
 
 
 class ActionModule(ActionBase):
-    """winfleet_agent: home, found {"bundle", "package"} of the preflight, interpreter, python_version, cache."""
+    """winfleet_agent: home, found {"bundle", "package"} of the preflight, interpreter, python_version, cache, refuse."""
 
     _supports_check_mode = True
     _supports_async = False
@@ -41,6 +41,11 @@ class ActionModule(ActionBase):
             )
             if found["bundle"] == bundle and found["package"] == named:
                 return {**result, "changed": False}
+            if given["refuse"]:
+                raise AnsibleActionFail(
+                    "winfleet's agent is not there or another one, and nothing is sent with fleet_skip_deploy\n"
+                    "  hint: run deploy_and_train.yml without it once"
+                )
             if self._task.check_mode:
                 return {**result, "changed": True}
             arguments = {

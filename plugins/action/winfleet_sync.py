@@ -13,7 +13,7 @@ from winfleet.folders import list_files, pack
 
 
 class ActionModule(ActionBase):
-    """winfleet_sync: home, sources {kind: path}, digests {kind: 64 hex}, torrents {kind: file}, keep.
+    """winfleet_sync: home, sources {kind: path}, digests {kind: 64 hex}, torrents {kind: file}, keep, refuse.
 
     Returns "sent" and "swarm", the kinds that are left: WinRM is slow for files, so a Windows host takes big ones otherwise.
     """
@@ -28,6 +28,11 @@ class ActionModule(ActionBase):
         given = self._task.args
         common = {"wanted": given["digests"], "keep": int(given.get("keep", 3))}
         looked = self._folders(common, task_vars)
+        if looked.get("missing") and given.get("refuse"):
+            raise AnsibleActionFail(
+                f"{', '.join(looked['missing'])} of this controller is not there, and nothing is sent with fleet_skip_deploy\n"
+                "  hint: run deploy_and_train.yml without it once"
+            )
         if looked.get("failed") or looked.get("unreachable") or not looked["missing"] or self._task.check_mode:
             return {**result, **looked, "changed": bool(looked.get("missing"))}
         slow = task_vars["ansible_connection"] in ("winrm", "psrp")

@@ -112,7 +112,9 @@ function Get-RunState {
     try { $status = [IO.File]::ReadAllText($file) | ConvertFrom-Json } catch { return 'none' }
     if ($status.state -notin 'starting', 'running') { return "$($status.state)" }
     $process = Get-Process -Id $status.launcher_pid -ErrorAction SilentlyContinue
-    if ($process -and $process.ProcessName -like 'python*') { "$($status.state)" } else { 'lost' }
+    # another program may have its number since
+    $begin = if ($process) { ($process.StartTime.ToUniversalTime() - [DateTime]'1970-01-01').TotalSeconds }
+    if ($process -and $process.ProcessName -like 'python*' -and $begin -lt $status.started + 5) { "$($status.state)" } else { 'lost' }
 }
 
 function Find-Host {
@@ -165,6 +167,17 @@ function Remove-Folder {
 
 function Install-Agent {
     # `package` (a zip, base64) and `digest`; `bundle`, a zip with uv.exe and wheels, where the agent's Python is to be made.
+    if (-not (Test-Path -LiteralPath $base)) {
+        # A folder below C:\ lets every user of the PC change what is in it.
+        $null = New-Item -Path $base -ItemType Directory
+        $owner = [Security.Principal.WindowsIdentity]::GetCurrent().User.Value
+        $rights = '*S-1-5-18', '*S-1-5-32-544', "*$owner" | ForEach-Object { "/grant `"$($_):(OI)(CI)F`"" }
+        $done = Invoke-Program -Program "$env:SystemRoot\System32\icacls.exe" -Line "`"$base`" /inheritance:r $rights" -Folder $env:SystemRoot
+        if ($done.code) {
+            Remove-Item -LiteralPath $base
+            Fail-Json -obj @{ changed = $false } -message "the rights of $base cannot be set: $($done.out.Trim())`nhint: set fleet_home to a disk with NTFS"
+        }
+    }
     $null = New-Item -Path $agent -ItemType Directory -Force
     Add-Type -AssemblyName System.IO.Compression.FileSystem
     if ($given.bundle) {

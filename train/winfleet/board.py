@@ -23,7 +23,7 @@ log = logging.getLogger("winfleet")
 
 TICK_SECONDS: Final = 1.0
 CONSOLE_SECONDS: Final = 5.0
-FIRST_SECONDS: Final = 20.0  # the last status stays up for a reader who has not asked yet
+FIRST_SECONDS: Final = 15.0  # after the start; until then the last status stays up for a reader who has not come yet
 LINGER_SECONDS: Final = 5.0  # the last status stays up for a reader who has asked in the last LINGER_SECONDS
 
 
@@ -39,6 +39,7 @@ class Board:
             launcher_pid=os.getpid(), versions=versions(),
             ranks=tuple(Rank(rank=host.first_rank + n, local_rank=n) for n in range(host.processes)),
         )  # fmt: skip
+        self._begun = time.monotonic()
         self.asked_at = 0.0  # when somebody last read the status over HTTP
         self._use = ProcessUse()
         self._said: set[str] = set()
@@ -176,9 +177,9 @@ class Board:
         if self._server is not None:
             ended = time.monotonic()
             # a run of a second may be over before its first reader comes
-            patience = FIRST_SECONDS if not self.asked_at else LINGER_SECONDS
+            until = ended + LINGER_SECONDS if self.asked_at else self._begun + FIRST_SECONDS
             if not self.console and (not self.asked_at or ended - self.asked_at < LINGER_SECONDS):
-                while self.asked_at < ended and time.monotonic() - ended < patience:
+                while self.asked_at < ended and time.monotonic() < until:
                     time.sleep(0.1)
             self._server.shutdown()
             self._server.server_close()

@@ -101,6 +101,11 @@ def ensure(home: Path, given: Mapping[str, Any], *, check: bool) -> dict[str, An
     folder, changed = home / "env" / given["digest"][:SHORT], False
     python = given["python"] or str(interpreter(folder))
     if not given["python"] and not (folder / "winfleet.json").is_file():
+        if given["refuse"]:
+            raise HostError(
+                f"no environment {folder}, and none is made with fleet_skip_deploy\n"
+                "hint: run deploy_and_train.yml without it once"
+            )
         changed = True
         if check:
             return {"changed": True, "python": python, "versions": {}}

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -106,11 +107,23 @@ def unpack(archive: Path, target: Path, expected: str) -> None:
         verify(fresh, expected)
         os.chmod(fresh, 0o755)  # noqa: S103 (mkdtemp's 0700 would hide it from a task of another user)
         if not target.exists():
-            os.rename(fresh, target)
+            replace(fresh, target)
     except tarfile.TarError:
         raise FolderError("the archive is no whole tar file") from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def replace(source: Path, target: Path) -> None:
+    """os.replace, which is tried for some seconds on Windows: scanners and indexers hold files open for moments."""
+    for attempt in range(20):
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if os.name != "nt" or attempt == 19:
+                raise
+            time.sleep(0.05 * (attempt + 1))
 
 
 def filter_as_data(tar: tarfile.TarFile) -> None:

@@ -98,12 +98,13 @@ def write_files(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, 
 
 
 def launch(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
-    """`run`, `machine_rank`, `python`, `agent` and `secrets`; nothing where the run is going on or has finished."""
+    """`run`, `machine_rank`, `python`, `agent`, `logon` and `secrets`; nothing where the run is going on or has finished."""
     folder = home / "runs" / given["run"]
     state = runs.state_of(folder)
     settled = state in (*runs.GOING_ON, "finished")
     if not settled and not check:
-        runs.launch(folder, given, given.get("secrets") or {})
+        secrets = given["secrets"]
+        runs.launch(folder, given, secrets["ranks"], secrets["task_password"])
     return {"changed": not settled, "state": state}
 
 

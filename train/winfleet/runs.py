@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .folders import replace
+
 GOING_ON = ("starting", "running")
 AFTER_SECONDS = 15.0  # for the launcher itself, once its ranks have ended
 
@@ -77,18 +79,21 @@ def write_files(folder: Path, files: Mapping[str, str], *, check: bool) -> list[
                 folder.mkdir(parents=True, exist_ok=True)
                 temporary = folder / f".{name}.tmp"
                 temporary.write_bytes(text.encode())
-                os.replace(temporary, path)
+                replace(temporary, path)
     return different
 
 
-def launch(folder: Path, given: Mapping[str, Any], secrets: Mapping[str, str]) -> None:
-    """Starts the run's launcher, detached, and returns once it lives. Raises HostError with what it said."""
+def launch(folder: Path, given: Mapping[str, Any], secrets: Mapping[str, str], password: str) -> None:
+    """Starts the run's launcher, detached, and returns once it lives. Raises HostError with what it said.
+
+    `secrets` are the ranks'; `password` is that of this user, for a task of Windows that signs in with one.
+    """
     if secrets:
         write_secrets(folder / "secrets.json", secrets)
     command = [given["python"], "-m", "winfleet.launch", "--detach", "--plan", str(folder / "plan.json"),
                "--machine-rank", str(given["machine_rank"]), "--logon", given["logon"]]  # fmt: skip
     package = folder.parent.parent / "agent" / given["agent"][:12]
-    environment = {**os.environ, "PYTHONPATH": str(package)}
+    environment = {**os.environ, "PYTHONPATH": str(package), "WINFLEET_TASK_PASSWORD": password}
     started = subprocess.run(command, env=environment, cwd=package, capture_output=True, check=False)
     if started.returncode:
         (folder / "secrets.json").unlink(missing_ok=True)
@@ -100,7 +105,7 @@ def stop(folder: Path, grace: int) -> dict[str, object]:
     """Asks, waits, and ends the launcher where it does not end itself; its ranks end with it."""
     temporary = folder / "stop.tmp"
     temporary.write_text(json.dumps({"grace_seconds": grace}), encoding="utf-8")
-    os.replace(temporary, folder / "stop")
+    replace(temporary, folder / "stop")
     kill = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has the one, which ends at once
     for patience, sign in ((grace + AFTER_SECONDS, signal.SIGTERM), (AFTER_SECONDS, kill), (5.0, None)):
         deadline = time.monotonic() + patience

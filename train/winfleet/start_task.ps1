@@ -3,6 +3,11 @@
 # Starts a program as a scheduled task of this user: it outlives the WinRM session, and nobody need be signed in. The
 # call comes as JSON on standard input, so that a password is on no command line.
 $ErrorActionPreference = 'Stop'
+try { [Console]::OutputEncoding = New-Object -TypeName System.Text.UTF8Encoding -ArgumentList $false } catch { Write-Verbose 'no console' }
+trap {
+    [Console]::Error.WriteLine("$($_.Exception.Message)")
+    exit 1
+}
 $call = [Console]::In.ReadToEnd() | ConvertFrom-Json
 $user = [Security.Principal.WindowsIdentity]::GetCurrent().Name
 $kinds = @{ s4u = 'S4U'; interactive = 'Interactive'; password = 'Password' }
