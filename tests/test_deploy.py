@@ -36,6 +36,23 @@ def test_the_documented_example_of_an_own_project(fleet: Fleet) -> None:
     assert "Send what the host lacks" not in again.stdout, "nothing changed, so nothing is sent"
 
 
+def test_without_deploying_a_worker_that_lacks_something_is_refused(fleet: Fleet) -> None:
+    short = "fleet_command=bare.py --steps 2"
+    refused = fleet.play("deploy_and_train.yml", short, "fleet_skip_deploy=true")
+    assert refused.returncode != 0
+    assert (
+        "error: worker2: agent, code of this controller is not there, and nothing is sent with fleet_skip_deploy"
+        in refused.stdout
+    )
+    assert not (fleet.folder / "worker1").exists(), "nothing is changed"
+
+    assert fleet.play("deploy_and_train.yml", short, "fleet_run=first").returncode == 0
+    started = fleet.play("deploy_and_train.yml", short, "--tags=train", "fleet_run=second")
+    assert started.returncode == 0, started.stdout
+    assert "Send what the host lacks" not in started.stdout
+    assert (fleet.logs / "second" / "report.html").exists()
+
+
 def test_the_default_training_leaves_model_checkpoint_and_a_wandb_run_for_each_rank(fleet: Fleet) -> None:
     config = fleet.folder / "small.yaml"
     small = (ROOT / "molecule" / "hosts" / "train_config.yaml").read_text().replace("wandb: false", "wandb: true")
