@@ -101,6 +101,7 @@ def test_a_pc_without_internet_makes_the_environment_and_trains(door: Door, whee
         (["-Auto", "-Folder", "C:\\users\\김연구\\w"], "error: C:\\users\\김연구\\w has letters that are not ASCII"),
         (["-Auto", "-Python", PYTHON], "hint: without internet give -Uv, -Python and -Wheels"),
     ],
+    ids=["auto", "script", "settings", "python offline", "wheels", "no python", "folder", "uv offline"],
 )  # fmt: skip
 def test_what_is_missing_is_named_with_its_fix(door: Door, words: list[str], expected: str) -> None:
     status, said = door.open(*words)
