@@ -12,10 +12,13 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 N ?= 2
 PCS := $(foreach number,$(shell seq $(N)),pc$(number))
 
-.PHONY: train status stop test lint molecule pytest lab lab-ready lab-down lock clean
+.PHONY: train deploy status stop test lint molecule pytest lab lab-ready lab-down lock clean
 
 train: $(VENV)/.control  ## trains on the inventory, by default on two workers of this machine
 	@$(PLAY) deploy_and_train.yml -i $(INVENTORY)
+
+deploy: $(VENV)/.control  ## asks for workers, account and folders, then sets up, deploys and trains; ARGS="--workers A,B" asks nothing
+	@$(BIN)/python -m winfleet.deploy $(ARGS)
 
 status: $(VENV)/.control  ## one table of all ranks
 	@$(PLAY) status.yml -i $(INVENTORY)

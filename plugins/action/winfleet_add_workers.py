@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,9 @@ class ActionModule(ActionBase):
                 ]
                 return {**result, "changed": False, "found": found}
             workers = [read_worker(path) for path in files(str(given.get("files") or ""))]
+            user = os.environ.get("WINFLEET_USER", "")  # a PC that was found by its address names none
             workers += [
-                Worker(name=w["name"], address=w["address"], certificate=w["certificate"])
+                Worker(name=w["name"], address=w["address"], certificate=w["certificate"], user=user)
                 for w in given.get("pinned") or []
             ]
             folder = Path(given["folder"]).expanduser()

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from uv import find_uv_bin
+from winfleet.lock import LockError
+from winfleet.wheels import download, wheels_folder
 
 
 class ActionModule(ActionBase):
@@ -25,33 +21,12 @@ class ActionModule(ActionBase):
         """Ansible's entry."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         given = {key: str(value) for key, value in self._task.args.items()}
-        named = "\n".join(given[key] for key in ("requirements", "torch", "python_version", "platform"))
-        cache = Path(given["cache"]).expanduser() / "wheels"
-        folder = cache / hashlib.sha256(named.encode()).hexdigest()[:12]
+        wanted = [given[key] for key in ("requirements", "torch", "python_version", "platform")]
+        folder = wheels_folder(Path(given["cache"]).expanduser(), *wanted)
         if folder.is_dir():
             return {**result, "changed": False, "path": str(folder)}
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="winfleet-", dir=cache) as temporary:
-            fresh = Path(temporary, "wheels")
-            wanted = Path(temporary, "wanted.txt")
-            wanted.write_text(f"{given['requirements']}\ntorch=={given['torch']}\n", "utf-8")
-            target = "windows" if given["platform"].startswith("win") else "linux"
-            # uv resolves for the workers' system; pip, which downloads, would judge the markers by this one
-            resolved = run([find_uv_bin(), "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-platform", target,
-                            "--python-version", given["python_version"], str(wanted)])  # fmt: skip
-            wanted.write_text(resolved, "utf-8")
-            run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--platform",
-                 given["platform"], "--python-version", given["python_version"], "--dest", str(fresh), "-r", str(wanted)])  # fmt: skip
-            shutil.move(fresh, folder)
+        try:
+            download(folder, *wanted)
+        except LockError as error:
+            raise AnsibleActionFail(f"controller: {error}".replace("\nhint:", "\n  hint:")) from None
         return {**result, "changed": True, "path": str(folder)}
-
-
-def run(command: list[str]) -> str:
-    """Runs it; its output. Raises AnsibleActionFail with its last words."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise AnsibleActionFail(
-            f"controller: the wheels for the workers cannot be had: {done.stderr.strip()[-800:]}\n"
-            "  hint: the controller needs a package index, or set uv_env_wheels to a folder of wheels on the workers"
-        )
-    return done.stdout

@@ -14,6 +14,7 @@ from .folders import SHORT
 from .runs import HostError
 
 KEEP = 2  # environments: the new one, and the one before it
+OFFLINE_HINT = "set uv_env_wheels for a host without internet"
 
 LOOK = """
 import importlib.metadata, json, platform, sys
@@ -59,7 +60,7 @@ def interpreter(folder: Path) -> Path:
 
 def steps(given: Mapping[str, Any], folder: Path, requirements: Path) -> list[list[str]]:
     """The commands that make the environment, in their order."""
-    uv = str(folder.parent.parent / "agent" / ("uv.exe" if os.name == "nt" else "uv"))
+    uv = str(given.get("uv") or folder.parent.parent / "agent" / ("uv.exe" if os.name == "nt" else "uv"))
     python, base = str(interpreter(folder)), given["base"] or given["python_version"]
     offline = ["--offline", "--no-index", "--find-links", str(given["wheels"])] if given["wheels"] else []
     backend = [f"--torch-backend={given['torch_backend']}"] if given["torch_backend"] and not offline else []
@@ -86,7 +87,7 @@ def make(home: Path, given: Mapping[str, Any], folder: Path) -> None:
             said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()[-3_000:]
             raise HostError(
                 f"`{' '.join(command[:3])}` failed with {done.returncode}:\n{said}\n"
-                "hint: is the package index reachable from this host? set uv_env_wheels for a host without internet"
+                f"hint: is the package index reachable from this host? {given.get('offline_hint', OFFLINE_HINT)}"
             )
     for old in sorted(folder.parent.glob("*/winfleet.json"), key=lambda path: path.stat().st_mtime)[: -KEEP + 1]:
         shutil.rmtree(old.parent)

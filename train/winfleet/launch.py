@@ -25,7 +25,17 @@ from typing import Final
 
 from winfleet.board import Board
 from winfleet.hardware import gpu_names, owner_of_port, usable_cores
-from winfleet.plan import AGENTS_PORT, HOST_NAME, RANKS_PORT, STATUS_PORT, Host, Plan, PlanError, choose_backend
+from winfleet.plan import (
+    AGENTS_PORT,
+    HOST_NAME,
+    RANKS_PORT,
+    STATUS_PORT,
+    Host,
+    Plan,
+    PlanError,
+    check_script,
+    choose_backend,
+)
 from winfleet.status import Cause, StatusError, describe_failure, parse
 
 log = logging.getLogger("winfleet")
@@ -49,6 +59,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--auto", action="store_true", help="this host alone, as many processes as it has GPUs")
     parser.add_argument("--processes", type=int, default=0, help="with --auto: how many (default: its GPUs, else 1)")
     parser.add_argument("--restarts", type=int, default=0, help="with --auto: new attempts after a rank has failed")
+    parser.add_argument(
+        "--apart", action="store_true", help="with --auto: the command runs in a new folder, logs/RUN/work"
+    )
     parser.add_argument("--plan", type=Path, help="plan.json; its folder is the run's folder")
     parser.add_argument("--machine-rank", type=int, help="with --plan: which of its hosts this one is")
     parser.add_argument("--detach", action="store_true", help="with --plan: return once the launcher has started")
@@ -75,8 +88,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def plan_for_this_host(command: Sequence[str], processes: int, restarts: int) -> Plan:
     """--auto's plan. Raises PlanError where the script is not there."""
-    if command[0] != "-m" and not Path(command[0]).is_file():
-        raise PlanError(f"no script {command[0]} in {Path.cwd()}\nhint: give its path, or -m for a module")
+    check_script(command)
     gpus = gpu_names()
     name = socket.gethostname()
     host = Host(
@@ -298,9 +310,12 @@ def main(words: Sequence[str] | None = None) -> int:
         else:
             plan = plan_for_this_host(found.command, found.processes, found.restarts)
             host, ports = plan.host(0), free_ports(plan.host(0).address)
-            folder = Path("logs", plan.run, host.name)
+            folder = Path("logs", plan.run, host.name).resolve()
             folder.mkdir(parents=True)
             (folder.parent / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+            if found.apart:
+                (folder.parent / "work").mkdir()
+                os.chdir(folder.parent / "work")
         return EXIT_CODES[launch(plan, host, folder, ports, console=found.auto)]
     except PlanError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -139,6 +139,12 @@ def choose_backend(hosts: Sequence[Host]) -> str:
     return "nccl" if all(host.os == "Linux" and host.gpus for host in hosts) else "gloo"
 
 
+def check_script(command: Sequence[str]) -> None:
+    """Raises PlanError where the command's script is not there."""
+    if command[0] != "-m" and not Path(command[0]).is_file():
+        raise PlanError(f"no script {command[0]} in {Path.cwd()}\nhint: give its path, or -m for a module")
+
+
 def check_addresses(pairs: Sequence[tuple[str, str]]) -> None:
     """Raises PlanError where two hosts, given as (name, address), share an address."""
     seen: dict[str, str] = {}
