@@ -1,8 +1,9 @@
-# `make train` and `make test` work on a fresh machine. PYTHON, PIP_ARGS and INVENTORY may be given.
+# `make train` and `make test` work on a fresh machine. PYTHON, PIP_ARGS, INVENTORY and ARGS may be given.
 SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 INVENTORY ?= inventory
 PIP_ARGS ?=
+ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PLAY := $(BIN)/ansible-playbook

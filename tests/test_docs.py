@@ -27,12 +27,6 @@ ELSEWHERE = {
     r"C:\winfleet\env\DIGEST\Scripts\accelerate.exe": "needs a worker",
 }  # fmt: skip
 
-# Described already, and not in this repository yet. An entry must go as soon as the thing is here.
-COMING = {
-    "scripts/launch_distributed.ps1", "scripts/launch_distributed.cmd", "scripts/master_deploy.ps1",
-    "scripts/master_deploy.cmd", "make deploy",
-}  # fmt: skip
-
 
 def blocks(text: str) -> Iterator[tuple[str, list[str]]]:
     """(language, lines) of the fenced blocks of a document."""
@@ -102,7 +96,7 @@ def check_playbook(words: list[str]) -> None:
         elif word == "-e":
             value = next(rest)
             for name in re.findall(r'"(\w+)": ', value)[:1] if value.startswith("{") else [value.partition("=")[0]]:
-                assert name in VARIABLES | COMING, f"{name} is no variable of group_vars or of a role"
+                assert name in VARIABLES, f"{name} is no variable of group_vars or of a role"
             given += ["-e", value]
         elif word in ("--vault-password-file", "--limit"):
             assert next(rest)  # the reader's
@@ -114,7 +108,7 @@ def check_playbook(words: list[str]) -> None:
 def check_make(words: list[str]) -> None:
     """make knows the targets, and the Makefile the variables."""
     settings = [word.partition("=")[0] for word in words[1:] if "=" in word]
-    targets = [word for word in words[1:] if "=" not in word and f"make {word}" not in COMING]
+    targets = [word for word in words[1:] if "=" not in word]
     makefile = (ROOT / "Makefile").read_text("utf-8")
     assert [name for name in settings if not re.search(rf"^{name} \?=", makefile, re.MULTILINE)] == []
     if targets:
@@ -148,8 +142,6 @@ def parameters(script: Path) -> set[str]:
 def check_script(words: list[str]) -> None:
     """A script of scripts/, its .cmd or its .ps1; both take the same parameters."""
     name = words[0].removeprefix(".").replace("\\", "/").lstrip("/").removeprefix("scripts/")
-    if f"scripts/{name}" in COMING:
-        return
     assert (ROOT / "scripts" / name).is_file(), name
     known = parameters(ROOT / "scripts" / f"{Path(name).stem}.ps1")
     own = itertools.takewhile(lambda word: word != "--" and not word.endswith(".py"), words[1:])
@@ -213,14 +205,6 @@ def test_every_document_was_read() -> None:
     assert sorted(set(ELSEWHERE) - programs) == [], "entries that nothing needs"
 
 
-@pytest.mark.parametrize("name", sorted(COMING))
-def test_what_is_said_to_come_is_not_here_yet(name: str) -> None:
-    makefile = (ROOT / "Makefile").read_text("utf-8")
-    is_target = name.startswith("make ") and f"\n{name.removeprefix('make ')}:" in makefile
-    is_here = is_target or name in VARIABLES or (ROOT / name).exists()
-    assert not is_here, f"{name} is here now: take it out of COMING"
-
-
 @pytest.mark.parametrize("korean", PAIRS)
 def test_korean_and_english_have_the_same_commands(korean: str) -> None:
     english = PAIRS[korean]
@@ -234,7 +218,7 @@ def test_korean_and_english_have_the_same_commands(korean: str) -> None:
 def test_a_variable_in_a_users_document_is_one(document: str) -> None:
     roles = "|".join(path.name for path in (ROOT / "roles").iterdir())
     names = set(re.findall(rf"`(?:[^`\n]*\s)?((?:fleet|{roles})_\w+)(?![\w.])", (ROOT / document).read_text("utf-8")))
-    assert sorted(names - VARIABLES - COMING) == []
+    assert sorted(names - VARIABLES) == []
 
 
 def anchors(document: Path) -> set[str]:

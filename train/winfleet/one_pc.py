@@ -69,7 +69,7 @@ def wanted_environment(found: argparse.Namespace) -> dict[str, Any]:
     lock = read_lock(TRAIN, TRAIN, found.uv, version, found.torch_backend)
     return {
         **lock, "python": "", "base": sys.executable, "python_version": version, "torch_backend": found.torch_backend,
-        "wheels": str(found.wheels.resolve()) if found.wheels else "", "uv": found.uv, "offline_hint": OFFLINE_HINT,
+        "wheels": str(found.wheels.resolve()) if found.wheels else "", "uv": found.uv, "offline_hint": OFFLINE_HINT, "refuse": False,
     }  # fmt: skip
 
 
