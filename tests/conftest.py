@@ -100,14 +100,14 @@ class Fleet:
         values: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
         return values
 
-    def wait_for_step(self, run: str, step: int) -> None:
+    def wait_for_step(self, run: str, step: int, seconds: float = 60) -> None:
         """Waits until every rank has done so many steps."""
         wait_until(
             lambda: all(
                 status and all(rank["step"] >= step for rank in status["ranks"])
                 for status in (self.status(host, run) for host in self.hosts)
             ),
-            60,
+            seconds,
             f"step {step} of {run}",
         )
 

@@ -18,7 +18,7 @@ from winfleet.plan import SWARM_PORT
 
 
 class ActionModule(ActionBase):
-    """winfleet_collect: home, run, code, all_outputs, limit_mb, address (of the host), logs (the controller's folder)."""
+    """winfleet_collect: home, run, code, data, all_outputs, limit_mb, address (of the host), logs (the controller's folder)."""
 
     _supports_check_mode = True
     _supports_async = False

@@ -29,9 +29,17 @@ def files_below(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def outputs(work: Path, code: Path) -> list[Path]:
-    """What the command wrote into its working folder: files that the code does not have, the newest checkpoint alone."""
-    found = [path for path in files_below(work) if not (code / path.relative_to(work)).exists()]
+def outputs(work: Path, code: Path, data: Path) -> list[Path]:
+    """What the command wrote into its working folder: files that neither code nor data have, the newest checkpoint alone.
+
+    On Windows work/data is a junction or hard links, which files_below() goes into.
+    """
+    found = [
+        path
+        for path in files_below(work)
+        if not (code / path.relative_to(work)).exists()
+        and not (path.is_relative_to(work / "data") and (data / path.relative_to(work / "data")).exists())
+    ]
     saved = {path for path in work.rglob("checkpoints/*") if path.is_dir()}
     newest = max(saved, key=lambda path: path.stat().st_mtime, default=None)
     return [path for path in found if not any(old in path.parents for old in saved if old != newest)]
@@ -46,11 +54,11 @@ def add_status(tar: tarfile.TarFile, folder: Path) -> None:
         tar.addfile(member, io.BytesIO(text))
 
 
-def pack(home: Path, run: str, *, code: str, all_outputs: bool, limit_mb: int) -> dict[str, Any]:
+def pack(home: Path, run: str, *, code: str, data: str, all_outputs: bool, limit_mb: int) -> dict[str, Any]:
     """{"archive": path of a .tar.gz in "folder", a new one, "outputs_mb", "left": folder of outputs that were too large, else ""}."""
     folder = home / "runs" / run
     work = folder / "work"
-    kept = outputs(work, home / "code" / (code or "none")[:SHORT])
+    kept = outputs(work, home / "code" / (code or "none")[:SHORT], home / "data" / (data or "none")[:SHORT])
     if not all_outputs:
         kept = [path for path in kept if "wandb" in path.relative_to(work).parts]
     size = sum(path.stat().st_size for path in kept) / 1e6

@@ -123,8 +123,9 @@ def collect(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]
     """See outputs.pack(); with `token` the archive is handed over at `address` and `port`, then deleted."""
     del check  # packs into a temporary file alone
     packed = outputs.pack(
-        home, given["run"], code=given["code"], all_outputs=given["all_outputs"], limit_mb=int(given["limit_mb"])
-    )
+        home, given["run"], code=given["code"], data=given["data"], all_outputs=given["all_outputs"],
+        limit_mb=int(given["limit_mb"]),
+    )  # fmt: skip
     if given.get("token"):
         archive = Path(packed["archive"])
         try:

@@ -1,0 +1,300 @@
+"""Training on Windows PCs of the lab, by the playbooks as a user types them: one cluster, which each test leaves usable."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ENVIRONMENT, ROOT, SCRIPTS, Fleet, wait_until
+from windows_lab import LAB, PREFIX, SETTINGS, Lab, in_the_lab, windows
+
+pytestmark = in_the_lab
+
+NAME = "lab-tests"  # of the cluster, a folder below inventories/
+ONE, TWO = f"{PREFIX}1".upper(), f"{PREFIX}2".upper()
+PYTHON = r"C:\lab\python\python.exe"
+SLOW = "fleet_command=bare.py --steps 100000 --sleep 0.02"
+START_SECONDS = 240  # for a deploy and the first steps, on a machine that does more than this
+MOST_TASKS = 12  # goal: tasks of a second deploy that a Windows host has to do
+POWERSHELL = "EXEC (via pipeline wrapper)"  # shown for each start of PowerShell on a host
+LAUNCHER, RANK = "winfleet.launch", "winfleet.runner"
+STRANGER = """
+import socket, sys, time
+with socket.create_server(("0.0.0.0", int(sys.argv[1]))):
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+class Cluster(Fleet):
+    """Two Windows PCs with the inventory that add_workers.yml made of them."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        super().__init__(folder)
+        self.lab, self.inventory = lab, ROOT / "inventories" / NAME
+        self.hosts = {host: {} for host in (ONE, TWO)}
+        self.variables = {
+            "fleet_logs": str(self.logs),
+            "fleet_environment": {"OMP_NUM_THREADS": "1"},
+            "fleet_project": str(SCRIPTS),
+            "fleet_data": "",
+            "fleet_config": "",
+        }
+
+    def write(self) -> None:
+        """Writes what stands beside the inventory."""
+        for host, values in self.hosts.items():
+            self.put(f"host_vars/{host}.yml", values)
+        self.put("group_vars/workers.yml", self.variables)
+
+    def put(self, name: str, values: dict[str, Any]) -> None:
+        path = self.inventory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(values, allow_unicode=True), "utf-8")
+
+    def home(self, host: str) -> Path:
+        """C:\\winfleet of a PC."""
+        return self.lab.prefix(host.lower()) / "winfleet"
+
+    def status(self, host: str, run: str) -> dict[str, Any]:
+        path = self.home(host) / "runs" / run / "status.json"
+        values: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        return values
+
+    def processes(self, host: str, *words: str) -> dict[int, str]:
+        """Command lines with one of the words among a PC's processes, as Linux sees them, by their id there."""
+        pids = subprocess.run(["ip", "netns", "pids", host.lower()], capture_output=True, text=True, check=True).stdout
+        found = {}
+        for pid in pids.split():
+            with contextlib.suppress(OSError):
+                line = Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+                if any(word in line for word in words):
+                    found[int(pid)] = line
+        return found
+
+    def of_runs(self, *words: str) -> list[str]:
+        """Processes of runs on both PCs: launchers and ranks, or those that the words name."""
+        return [line for host in self.hosts for line in self.processes(host, *(words or (LAUNCHER, RANK))).values()]
+
+    def wait_for_the_end(self, seconds: float, *words: str) -> None:
+        """Waits until no process of a run is left on any PC."""
+        wait_until(lambda: not self.of_runs(*words), seconds, f"the end of {words or 'all processes'} of the run")
+
+    def rank_log(self, run: str, host: str, rank: int) -> str:
+        path = self.home(host) / "runs" / run / f"rank{rank}.log"
+        return path.read_text("utf-8", "replace") if path.exists() else ""
+
+
+@pytest.fixture(scope="module")
+def made(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two new PCs, opened by worker_setup.ps1, added by add_workers.yml and set up by worker_setup.yml."""
+    lab.do("down")
+    names = lab.up(2)
+    settings = {**SETTINGS, **{name: ENVIRONMENT[name] for name in ("PATH", "ANSIBLE_CONFIG")}, "LAB_CLUSTER": NAME}
+    done = subprocess.run([LAB.with_name("ready"), *names], env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    cluster = Cluster(lab, tmp_path_factory.mktemp("cluster"))
+    try:
+        setup = cluster.play("worker_setup.yml")
+        assert setup.returncode == 0, setup.stdout
+        yield cluster
+    finally:
+        for folder in (cluster.inventory, ROOT / "inventories" / "certificates" / NAME):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def cluster(made: Cluster) -> Iterator[Cluster]:
+    """The cluster, on which nothing runs before a test and nothing of it afterwards."""
+    hosts, variables = {host: dict(values) for host, values in made.hosts.items()}, dict(made.variables)
+    yield made
+    if made.of_runs():
+        made.play("stop.yml", "fleet_stop_grace_seconds=0")
+    made.hosts, made.variables = hosts, variables
+    left = made.of_runs()
+    assert not left, f"processes stayed behind: {left}"
+
+
+@contextlib.contextmanager
+def stranger(cluster: Cluster, host: str, port: int) -> Iterator[None]:
+    """A program of someone else that listens on a port of a PC."""
+    script = cluster.folder / "stranger.py"
+    script.write_text(STRANGER, "utf-8")
+    command = [str(LAB), "run", host.lower(), PYTHON, windows(script), str(port)]
+    with subprocess.Popen(command, env=SETTINGS, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "ready\n"
+            yield
+        finally:
+            for pid in cluster.processes(host, script.name):
+                os.kill(pid, 9)
+
+
+def test_all_that_is_wrong_is_said_at_once_and_nothing_is_changed(cluster: Cluster) -> None:
+    with stranger(cluster, ONE, 29500):
+        done = cluster.play("deploy_and_train.yml", "fleet_project=/nowhere", "fleet_data=/no/data")
+    assert done.returncode != 0
+    assert (
+        "controller: fleet_project: no folder /nowhere\n  hint: give the folder that holds your script" in done.stdout
+    )
+    assert "controller: fleet_data: no folder /no/data\n  hint: give the folder of your data" in done.stdout
+    address = cluster.lab.address(ONE.lower())
+    assert f"{ONE}: port 29500 (the ranks' store) on {address} is taken by " in done.stdout
+    assert f"{TWO}: " not in done.stdout
+    assert errors(done.stdout) == 1
+    assert not any(cluster.home(host).exists() for host in cluster.hosts)
+
+
+def test_a_host_on_which_uv_fails_is_named_and_nothing_half_made_counts(cluster: Cluster) -> None:
+    cluster.hosts[TWO] = {"uv_env_interpreter": r"C:\nowhere\python.exe"}
+    done = cluster.play("deploy_and_train.yml", "fleet_command=bare.py", "fleet_run=no-python")
+    assert done.returncode != 0
+    assert re.search(
+        rf"error: {TWO}: `uv venv .*C:\\nowhere\\python.exe.*` failed with \d+: .+\nhint: .*uv_env_interpreter",
+        done.stdout, re.DOTALL,
+    )  # fmt: skip
+    assert errors(done.stdout) == 1
+    assert (cluster.home(ONE) / "agent" / "bundle").exists()
+    assert not (cluster.home(TWO) / "agent" / "bundle").exists(), "without its mark the next deploy makes it anew"
+    assert not any((cluster.home(host) / kind).exists() for host in cluster.hosts for kind in ("code", "env", "runs"))
+
+
+def test_the_first_deploy_trains_and_brings_all_home(cluster: Cluster) -> None:
+    config = cluster.folder / "small.yaml"
+    small = (ROOT / "molecule" / "hosts" / "train_config.yaml").read_text("utf-8")
+    config.write_text(small.replace("wandb: false", "wandb: true"), "utf-8")
+    cluster.variables.update(
+        fleet_project=str(ROOT / "train"), fleet_data=str(ROOT / "data" / "text"), fleet_config=str(config)
+    )
+    done = cluster.play("deploy_and_train.yml", "fleet_run=first-of-all", seconds=420)
+    assert done.returncode == 0, done.stdout
+    fell = re.search(r"validation loss fell from ([0-9.]+) to ([0-9.]+) · 2 processes on 2 hosts", done.stdout)
+    assert fell, done.stdout
+    assert float(fell[2]) < float(fell[1])
+    home = cluster.logs / "first-of-all"
+    log = (home / ONE / "launcher.log").read_text("utf-8")
+    milestones = (
+        "Initializing distributed training...", "Rank 0/2 initialized", "All processes joined successfully",
+        "Training started with 2 processes across 2 nodes",
+    )  # fmt: skip
+    places = [log.find(f"[INFO] {line}\n") for line in milestones]
+    assert -1 not in places, log
+    assert places == sorted(places), log
+    for rank, host, outputs in ((0, ONE, home / "output"), (1, TWO, home / TWO / "output")):
+        metrics = (home / host / f"metrics-rank{rank}.jsonl").read_text("utf-8").splitlines()
+        assert any("loss" in json.loads(line) for line in metrics), metrics
+        (run,) = outputs.glob("wandb/offline-run-*/run-*.wandb")
+        noted = run.read_bytes()  # a name is noted with its length in front
+        assert b"\x0cfirst-of-all" in noted, "the group is the run"
+        assert b"\x05rank%d" % rank in noted
+    assert "first-of-all" in (home / "report.html").read_text("utf-8")
+    assert (home / "output" / "model" / "model.safetensors").exists()
+    assert not (home / "data").exists(), "the data was here already"
+    cluster.wait_for_the_end(20)
+
+
+def test_an_own_script_on_one_and_two_ranks_is_seen_refused_stopped_and_continued(cluster: Cluster) -> None:
+    cluster.hosts[TWO] = {"fleet_processes": 2}
+    begun = cluster.play("deploy_and_train.yml", SLOW, "fleet_run=own", "fleet_follow=false", seconds=START_SECONDS)
+    assert begun.returncode == 0, begun.stdout
+    cluster.wait_for_step("own", 5, START_SECONDS)
+    for host, rank in ((ONE, 0), (TWO, 1), (TWO, 2)):
+        assert f"rank {rank} of 3" in cluster.rank_log("own", host, rank)
+
+    seen = cluster.play("status.yml").stdout
+    assert re.search(r"Run own: step \d+/100000 · .* · 3/3 ranks up", seen), seen
+    for host, rank in ((ONE, 0), (TWO, 1), (TWO, 2)):
+        assert re.search(rf"^{rank} +{host} +training +\d+/100000 ", seen, re.MULTILINE), seen
+
+    refused = cluster.play("deploy_and_train.yml", SLOW)
+    assert refused.returncode != 0
+    assert f"error: run own is going on on {ONE}, {TWO}" in refused.stdout
+
+    assert len(cluster.of_runs(RANK)) >= 3, "what is looked for afterwards can be seen"
+    stopped = cluster.play("stop.yml")
+    assert stopped.returncode == 0, stopped.stdout
+    steps = re.findall(r"run own stopped after step (\d+)", stopped.stdout)
+    assert len(steps) == 2, stopped.stdout
+    assert len(set(steps)) == 1, stopped.stdout
+    assert {rank["step"] for host in cluster.hosts for rank in cluster.status(host, "own")["ranks"]} == {int(steps[0])}
+    work = cluster.home(ONE) / "runs" / "own" / "work"
+    assert (work / "output" / "checkpoints" / f"step_{int(steps[0]):06d}" / "model.safetensors").exists()
+    assert not cluster.of_runs()
+
+    # The second deploy of the same code; -vvv shows each connection to a host and each PowerShell start.
+    done = cluster.play(
+        "deploy_and_train.yml", "fleet_command=bare.py --steps 4", "fleet_run=own", "-vvv", seconds=START_SECONDS
+    )
+    assert done.returncode == 0, done.stdout
+    assert (cluster.logs / "own" / "result.txt").read_text("utf-8") == "3 ranks\n"
+    assert {task for task, text in tasks(done.stdout) if "\nchanged: " in text} == {
+        "accelerate_config : Make the plan",
+        "accelerate_config : Write plan and Accelerate configuration",
+        "launch : Start the launcher",
+        "Bring the run's files home",
+        "Write the report",
+    }
+    for host in cluster.hosts:
+        asked = done.stdout.count(f"<{cluster.lab.address(host.lower())}> ESTABLISH WINRM CONNECTION")
+        assert 0 < asked <= MOST_TASKS
+    assert 0 < done.stdout.count(POWERSHELL) <= MOST_TASKS * len(cluster.hosts)
+    following = dict(tasks(done.stdout))["launch : Follow the run"]
+    assert "Run own: 3 processes on " in following
+    assert "WINRM CONNECTION" not in following
+    assert POWERSHELL not in following
+
+
+def errors(output: str) -> int:
+    """How many errors are shown; what a program of a host said stands within one."""
+    return len(re.findall("^error: ", output, re.MULTILINE))
+
+
+def tasks(output: str) -> list[tuple[str, str]]:
+    """The tasks that Ansible shows with -vvv, each with what it shows of it."""
+    parts = re.split(r"^TASK \[(.+)\] \*+$", output, flags=re.MULTILINE)
+    return list(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_a_rank_that_raises_ends_all_ranks_of_both_hosts(cluster: Cluster) -> None:
+    command = "fleet_command=bare.py --steps 100000 --sleep 0.02 --fail-rank 1 --fail-step 20"
+    following = cluster.start("deploy_and_train.yml", command, "fleet_run=bad")
+    try:
+        wait_until(lambda: "raise ValueError" in cluster.rank_log("bad", TWO, 1), START_SECONDS, "the exception")
+        cluster.wait_for_the_end(15, RANK)
+        said, _ = following.communicate(timeout=90)
+    finally:
+        following.kill()
+    assert following.returncode != 0
+    assert (
+        f"error: run bad failed: rank 1 on {TWO} failed (exit code 1): ValueError: on purpose: 손실이 이상합니다"
+        in said
+    )
+    assert '  | [rank1]:     raise ValueError("on purpose: 손실이 이상합니다")' in said
+    assert errors(said) == 1
+    assert "ValueError: on purpose" in (cluster.logs / "bad" / "report.html").read_text("utf-8")
+    cluster.wait_for_the_end(20)
+
+
+def test_the_end_of_a_launcher_ends_its_ranks_and_the_run(cluster: Cluster) -> None:
+    following = cluster.start("deploy_and_train.yml", SLOW, "fleet_run=killed", "launch_silent_seconds=12")
+    try:
+        cluster.wait_for_step("killed", 3, START_SECONDS)
+        assert cluster.processes(TWO, RANK)
+        pid = cluster.status(TWO, "killed")["launcher_pid"]
+        cluster.lab.do("run", TWO.lower(), "taskkill.exe", "/F", "/PID", str(pid))
+        wait_until(lambda: not cluster.processes(TWO, LAUNCHER, RANK), 10, f"the end of all processes on {TWO}")
+        cluster.wait_for_the_end(30, RANK)
+        said, _ = following.communicate(timeout=120)
+    finally:
+        following.kill()
+    assert following.returncode != 0
+    assert f"lost {TWO}: no beat of its launcher for 10 s" in said
+    cluster.wait_for_the_end(20)
