@@ -43,6 +43,9 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(say_going_on(running))
         run = wanted.run or time.strftime("%Y%m%d-%H%M%S")
         joining = run in running or finished
+        plan = Path(given["logs"]).expanduser() / run / "plan.json"
+        if joining and not plan.is_file():
+            raise AnsibleActionFail(say_begun_elsewhere(run, plan))
         return {**result, "changed": False, "run": run, "command": command, "joining": joining, "finished": finished}
 
 
@@ -66,6 +69,14 @@ def found(registered: Any) -> dict[str, Any]:
     if "host" in registered:
         return dict(registered["host"])
     return {"unreachable": str(registered.get("msg", "no result"))}
+
+
+def say_begun_elsewhere(run: str, plan: Path) -> str:
+    """The hosts know the run, and this controller does not: it cannot follow or report it."""
+    return (
+        f"run {run} is there on the hosts, but here is no {plan}\n"
+        "  hint: give the folder of its logs: -e fleet_logs=PATH, or another name: -e fleet_run=NAME"
+    )
 
 
 def say_going_on(running: dict[str, list[str]]) -> str:
