@@ -52,6 +52,9 @@ def test_without_deploying_a_worker_that_lacks_something_is_refused(fleet: Fleet
     assert "Send what the host lacks" not in started.stdout
     assert (fleet.logs / "second" / "report.html").exists()
 
+    elsewhere = fleet.play("deploy_and_train.yml", short, "fleet_run=second", f"fleet_logs={fleet.folder / 'other'}")
+    assert "error: run second is there on the hosts, but here is no " in elsewhere.stdout
+
 
 def test_the_default_training_leaves_model_checkpoint_and_a_wandb_run_for_each_rank(fleet: Fleet) -> None:
     config = fleet.folder / "small.yaml"
