@@ -77,7 +77,7 @@ def test_the_default_training_leaves_model_checkpoint_and_a_wandb_run_for_each_r
 def test_a_run_is_seen_refused_stopped_and_continued(fleet: Fleet) -> None:
     begun = fleet.play("deploy_and_train.yml", SLOW, "fleet_run=long", "fleet_follow=false")
     assert begun.returncode == 0, begun.stdout
-    fleet.wait_for_step("long", 5)
+    fleet.wait_for_step("long", 100)  # then the rate is known
 
     seen = fleet.play("status.yml")
     assert re.search(
