@@ -111,8 +111,9 @@ def cluster(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clus
     for name in SPOILED:
         (folder / name).mkdir()
     made = Cluster(lab, folder, {role: Pc(lab, pc, folder / role) for role, pc in zip(SPOILED, names, strict=True)})
-    for number in (1, 2):
-        lab.join(made.pcs["good"].name, f"{NET}.{200 + number}")
+    more = [f"{NET}.{number}" for number in (201, 202)]
+    for address in more:
+        lab.join(made.pcs["good"].name, address)
 
     def prepare(role: str) -> None:
         pc = made.pcs[role]
@@ -126,6 +127,8 @@ def cluster(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clus
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(prepare, SPOILED))
     yield made
+    for address in more:
+        lab.leave(made.pcs["good"].name, address)  # the next test's PC is the same one, made new but for its adapter
     for pc in made.pcs.values():
         pc.close()
     lab.do("halt", *names)

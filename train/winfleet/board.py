@@ -40,6 +40,7 @@ class Board:
             ranks=tuple(Rank(rank=host.first_rank + n, local_rank=n) for n in range(host.processes)),
         )  # fmt: skip
         self._begun = time.monotonic()
+        self.told = threading.Event()  # somebody has read the last status
         self.asked_at = 0.0  # when somebody last read the status over HTTP
         self._use = ProcessUse()
         self._said: set[str] = set()
@@ -61,13 +62,15 @@ class Board:
                 if self.path != "/status.json":
                     self.send_error(404)
                     return
-                board.asked_at = time.monotonic()
-                body = board.status.to_json().encode()
+                board.asked_at, status = time.monotonic(), board.status
+                body = status.to_json().encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+                if status.state in ENDED:
+                    board.told.set()
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base's name)
                 """Reads are not worth a line."""
@@ -175,12 +178,11 @@ class Board:
             write_atomic(self.folder / "status.json", self.status.to_json())
         self._usage.close()
         if self._server is not None:
-            ended = time.monotonic()
             # a run of a second may be over before its first reader comes
-            until = ended + LINGER_SECONDS if self.asked_at else self._begun + FIRST_SECONDS
-            if not self.console and (not self.asked_at or ended - self.asked_at < LINGER_SECONDS):
-                while self.asked_at < ended and time.monotonic() < until:
-                    time.sleep(0.1)
+            now = time.monotonic()
+            wait = LINGER_SECONDS if self.asked_at else self._begun + FIRST_SECONDS - now
+            if not self.console and (not self.asked_at or now - self.asked_at < LINGER_SECONDS):
+                self.told.wait(max(0.0, wait))
             self._server.shutdown()
             self._server.server_close()
 
