@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from winfleet import status
+from winfleet import files, status
 from winfleet.status import Cause, Event, Rank, Status, StatusError, parse
 
 NEEDED: dict[str, Any] = {
@@ -80,13 +80,13 @@ def test_texts_are_cut_and_have_no_control_characters() -> None:
 
 def write_often(path: Path, letter: str) -> None:
     with ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(status.write_atomic, path, letter * 100_000) for _ in range(200)]:
+        for done in [pool.submit(files.write_atomic, path, letter * 100_000) for _ in range(200)]:
             done.result()
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     path = tmp_path / "status.json"
-    status.write_atomic(path, "a" * 100_000)
+    files.write_atomic(path, "a" * 100_000)
     fork = multiprocessing.get_context("fork")
     writers = [fork.Process(target=write_often, args=(path, letter)) for letter in "bcd"]
     for writer in writers:
@@ -104,7 +104,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
 def test_a_write_that_fails_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "status.json").mkdir()
     with pytest.raises(OSError, match="directory"):
-        status.write_atomic(tmp_path / "status.json", "x")
+        files.write_atomic(tmp_path / "status.json", "x")
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from winfleet.files import write_atomic
 from winfleet.plan import Plan, PlanError, choose_backend, lay_out_hosts
 from winfleet.preflight import split_command
-from winfleet.status import write_atomic
 
 
 class ActionModule(ActionBase):

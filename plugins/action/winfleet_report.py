@@ -10,7 +10,8 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from winfleet import report
-from winfleet.status import describe_failure, write_atomic
+from winfleet.files import write_atomic
+from winfleet.status import describe_failure
 
 display = Display()
 

@@ -22,9 +22,10 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousError
 
 from winfleet.board import Board
+from winfleet.files import write_atomic
 from winfleet.plan import Host, Plan
 from winfleet.rendezvous import PlanRendezvous, RunEndedError, prepare_windows_agent
-from winfleet.status import MAX_LINES, Cause, plain, write_atomic
+from winfleet.status import MAX_LINES, Cause, plain
 
 MONITOR_SECONDS: Final = 0.2
 KILL_SECONDS: Final = 5  # between asking a rank to end and ending it; the whole cluster must be down in 15

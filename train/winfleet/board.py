@@ -15,9 +15,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
+from winfleet.files import write_atomic
 from winfleet.hardware import ProcessUse, gpu_use
 from winfleet.plan import Host, Plan
-from winfleet.status import ENDED, Cause, Event, Rank, Status, known_fields, progress_line, write_atomic
+from winfleet.status import ENDED, Cause, Event, Rank, Status, known_fields, progress_line
 
 log = logging.getLogger("winfleet")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import os
 import re
 import ssl
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ import yaml
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
+from winfleet.files import write_atomic
 from winfleet.plan import HOST_NAME, PlanError, check_addresses
 
 CLUSTER_NAME = re.compile(r"[\w][\w.-]{0,63}")
@@ -172,9 +172,7 @@ def write(folder: Path, document: CommentedMap, workers: Sequence[Worker]) -> bo
             continue
         changed = True
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        write_atomic(path, text)
     return changed
 
 

@@ -1,6 +1,6 @@
 """Folders named by their content: list, digest, pack, unpack and verify. Standard library alone.
 
-Ansible's modules use this file on hosts that have no winfleet yet, so it imports nothing of the package.
+Ansible's modules use this file on hosts that have no winfleet yet, so what it imports of the package does so too.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
+
+from .files import replace
 
 SHORT = 12  # hex digits of a digest in folder names; 64 would make torch's paths too long for Windows
 NEVER_SENT = frozenset({".git", "__pycache__", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache"})
@@ -112,18 +113,6 @@ def unpack(archive: Path, target: Path, expected: str) -> None:
         raise FolderError("the archive is no whole tar file") from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-
-
-def replace(source: Path, target: Path) -> None:
-    """os.replace, which is tried for some seconds on Windows: scanners and indexers hold files open for moments."""
-    for attempt in range(20):
-        try:
-            os.replace(source, target)
-            return
-        except PermissionError:
-            if os.name != "nt" or attempt == 19:
-                raise
-            time.sleep(0.05 * (attempt + 1))
 
 
 def filter_as_data(tar: tarfile.TarFile) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from winfleet.board import Board
+from winfleet.files import send_output_to
 from winfleet.hardware import gpu_names, owner_of_port, usable_cores
 from winfleet.plan import (
     AGENTS_PORT,
@@ -279,15 +280,6 @@ def detach(plan_file: Path, machine_rank: int, logon: str) -> int:
     said = log_file.read_bytes()[begin:].decode("utf-8", "replace") if log_file.exists() else ""
     print(said[-2_000:] or f"the launcher said nothing within {DETACH_SECONDS:.0f} s", file=sys.stderr)
     return 2
-
-
-def send_output_to(log_file: Path) -> None:
-    """All output of this process goes to the file."""
-    log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (1, 2):
-        os.dup2(log, stream)
-    sys.stdout = open(1, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)  # noqa: SIM115
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+from winfleet.files import write_atomic
 from winfleet.records import ReportError, RunData, ends, load
-from winfleet.status import Cause, describe_failure, duration, plain, write_atomic
+from winfleet.status import Cause, describe_failure, duration, plain
 
 __all__ = ["ReportError", "closing_line", "load", "main", "render"]
 

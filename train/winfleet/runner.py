@@ -28,7 +28,8 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from winfleet.status import stop_step, write_atomic
+from winfleet.files import send_output_to, write_atomic
+from winfleet.status import stop_step
 
 WRITE_SECONDS: Final = 0.5
 RATE_SECONDS: Final = 10.0  # samples/s is the mean over this window
@@ -191,14 +192,6 @@ def die_with_launcher() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def redirect_output(folder: Path) -> None:
-    """Sends all output of this process and its children to rank<r>.log."""
-    log = os.open(folder / f"rank{os.environ['RANK']}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (1, 2):
-        os.dup2(log, stream)
-    os.close(log)
-
-
 def bind_gloo(address: str) -> None:
     """Gloo listens on `address` and nowhere else.
 
@@ -342,7 +335,7 @@ def main() -> None:
     die_with_launcher()
     folder = Path(os.environ["WINFLEET_RUN_FOLDER"]) if "WINFLEET_RUN_FOLDER" in os.environ else None
     if folder is not None and os.environ.get("WINFLEET_LOG") == "file":
-        redirect_output(folder)
+        send_output_to(folder / f"rank{os.environ['RANK']}.log")
     meter = Meter(folder)
     stopper = Stopper(meter, folder)
     if address := os.environ.get("WINFLEET_ADDRESS"):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .folders import replace
+from .files import write_atomic
 
 GOING_ON = ("starting", "running")
 AFTER_SECONDS = 15.0  # for the launcher itself, once its ranks have ended
@@ -77,9 +77,7 @@ def write_files(folder: Path, files: Mapping[str, str], *, check: bool) -> list[
             different.append(name)
             if not check:
                 folder.mkdir(parents=True, exist_ok=True)
-                temporary = folder / f".{name}.tmp"
-                temporary.write_bytes(text.encode())
-                replace(temporary, path)
+                write_atomic(path, text)
     return different
 
 
@@ -103,9 +101,7 @@ def launch(folder: Path, given: Mapping[str, Any], secrets: Mapping[str, str], p
 
 def stop(folder: Path, grace: int) -> dict[str, object]:
     """Asks, waits, and ends the launcher where it does not end itself; its ranks end with it."""
-    temporary = folder / "stop.tmp"
-    temporary.write_text(json.dumps({"grace_seconds": grace}), encoding="utf-8")
-    replace(temporary, folder / "stop")
+    write_atomic(folder / "stop", json.dumps({"grace_seconds": grace}))
     kill = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has the one, which ends at once
     for patience, sign in ((grace + AFTER_SECONDS, signal.SIGTERM), (AFTER_SECONDS, kill), (5.0, None)):
         deadline = time.monotonic() + patience

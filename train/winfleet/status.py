@@ -9,8 +9,6 @@ import contextlib
 import dataclasses
 import http.client
 import json
-import os
-import threading
 import time
 import unicodedata
 import urllib.error
@@ -30,25 +28,6 @@ MAX_TEXT: Final = 2_000
 MAX_LINES: Final = 40
 # A rank that ends because another one did says one of these; it is never the first failure while others say more.
 ECHOES: Final = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "DistNetworkError", "SIGTERM")
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replaces the file in one step, so that a reader sees the old text or the new one.
-
-    Virus scanners and indexers on Windows hold files open for moments (WinError 5 and 32), hence the retries.
-    Raises OSError where it still fails.
-    """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    for attempt in range(20):
-        try:
-            os.replace(temporary, path)
-            return
-        except OSError as error:
-            if os.name != "nt" or attempt == 19 or not isinstance(error, PermissionError):
-                temporary.unlink(missing_ok=True)
-                raise
-            time.sleep(0.05)
 
 
 def stop_step(path: Path) -> int | None:

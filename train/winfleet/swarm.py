@@ -26,10 +26,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from winfleet.files import replace, write_atomic
 from winfleet.folders import FolderError, verify
 from winfleet.plan import SWARM_PORT
 from winfleet.receiver import ReceiverError, Wanted, as_object, ask, receive, tell, wait_for_port
-from winfleet.status import known_fields, plain, write_atomic
+from winfleet.status import known_fields, plain
 
 if TYPE_CHECKING:
     import libtorrent
@@ -306,18 +307,6 @@ def _long(path: str | Path) -> Path:
     return Path(f"\\\\?\\{text}" if os.name == "nt" and not text.startswith("\\\\") else text)
 
 
-def _patiently(action: Callable[[], None]) -> None:
-    """Does what virus scanners and indexers on Windows hold up for moments (WinError 5 and 32)."""
-    for attempt in range(50):
-        try:
-            action()
-            return
-        except PermissionError:
-            if os.name != "nt" or attempt == 49:
-                raise
-            time.sleep(0.1)
-
-
 class _Part:
     """One folder on its way: beside its target, in a hidden folder whose name stays, so that a restart finds it."""
 
@@ -360,7 +349,7 @@ class _Part:
     def move(self) -> None:
         """The last step: the target is there."""
         if not self.there:
-            _patiently(lambda: os.rename(self.home / self.root, self.target))
+            replace(self.home / self.root, self.target)
             shutil.rmtree(self.home, ignore_errors=True)
 
 

@@ -1,0 +1,54 @@
+"""Files that others read or hold while they are written. Standard library alone, for Ansible's modules too."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+REPLACE_SECONDS = 5.0
+
+
+def replace(source: Path, target: Path) -> None:
+    """os.replace, tried again for seconds on Windows: scanners and indexers hold files open for moments (WinError 5 and 32).
+
+    Raises OSError where it still fails.
+    """
+    deadline = time.monotonic() + REPLACE_SECONDS
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if os.name != "nt" or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replaces the file in one step, so that a reader sees the old text or the new one, as UTF-8 and without a change of line ends.
+
+    Raises OSError.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        temporary.write_bytes(text.encode("utf-8"))
+        replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def send_output_to(log_file: Path) -> None:
+    """All output of this process and of its children goes to the file's end, as UTF-8 whatever the system's code page is."""
+    log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(log)
+    sys.stdout, sys.stderr = (  # a scheduled task of Windows has none of its own
+        io.TextIOWrapper(io.FileIO(stream, "w", closefd=False), encoding="utf-8", errors="replace", write_through=True)
+        for stream in (1, 2)
+    )
