@@ -1,5 +1,6 @@
 """The launcher, for real: ranks under PyTorch's elastic agent, on this machine's loopback addresses."""
 
+import contextlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import ENVIRONMENT, SCRIPTS, Fleet, processes_with, wait_until
 from winfleet.plan import Plan, lay_out_hosts
+from winfleet.status import Status, StatusError, fetch
 
 LAUNCH = [sys.executable, "-m", "winfleet.launch"]
 
@@ -69,6 +71,36 @@ def test_foreign_scripts_run_unmodified(copied: Path, words: list[str], expected
     assert done.returncode == 0, done.stderr
     # ranks share the console, so one's line may end behind another's
     assert [text for text in expected if text not in done.stdout] == []
+
+
+@pytest.mark.parametrize("trouble", ["no code", "no torch"])
+def test_what_goes_wrong_before_the_ranks_is_told(copied: Path, trouble: str) -> None:
+    run = copied / "runs" / "r"
+    run.mkdir(parents=True)
+    hosts = lay_out_hosts([{"name": "pc1", "address": "127.0.9.9", "processes": 1}])
+    code = "0" * 12 if trouble == "no code" else None
+    (run / "plan.json").write_text(Plan(run="r", command=("x.py",), hosts=hosts, code=code).to_json())
+    (copied / "torch.py").write_text("raise OSError('a DLL cannot be loaded')")
+    command = [*LAUNCH, "--plan", str(run / "plan.json"), "--machine-rank", "0"]
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(copied)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    told = wait_until(lambda: last_word("127.0.9.9"), 15, "a last word")
+    _, said = process.communicate(timeout=20)
+    if trouble == "no code":
+        assert process.returncode == 2
+        assert re.search(r"error: pc1: .*No such file.*0{12}'\nhint: is there room on the disk", said)
+        assert "No such file" in told.cause.text
+    else:
+        assert told.cause.text == "OSError: a DLL cannot be loaded"
+        assert "room on the disk" not in said
+
+
+def last_word(address: str) -> Status | None:
+    """What the host's launcher serves once its run has ended."""
+    with contextlib.suppress(OSError, StatusError):
+        status = fetch(address)
+        return status if status.state == "failed" else None
+    return None
 
 
 def test_a_rank_that_raises_ends_the_run_with_its_cause(copied: Path) -> None:

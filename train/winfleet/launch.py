@@ -37,7 +37,7 @@ from winfleet.plan import (
     check_script,
     choose_backend,
 )
-from winfleet.status import Cause, StatusError, describe_failure, parse
+from winfleet.status import Cause, StatusError, describe_failure, parse, plain
 
 log = logging.getLogger("winfleet")
 
@@ -148,6 +148,16 @@ def prepare_work(plan: Plan, run_folder: Path) -> Path:
     return work
 
 
+def enter_work(plan: Plan, host: Host, run_folder: Path) -> None:
+    """Makes the folder in which the command runs the current one. Raises PlanError where the disk does not let it."""
+    try:
+        os.chdir(prepare_work(plan, run_folder))
+    except OSError as error:
+        raise PlanError(
+            f"{host.name}: {error}\nhint: is there room on the disk, and may this user write there?"
+        ) from error
+
+
 def link_folder(target: Path, link: Path) -> None:
     """A symbolic link; on Windows a junction, which needs no right of its own, or where a disk has none, hard links."""
     if sys.platform == "win32":
@@ -220,27 +230,21 @@ def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool)
     board.serve(ports.status)
     board.say("Initializing distributed training...")
     board.start()
-    outcome = cause = None
     try:
         prepare_environment(plan, host, folder, console=console)
         take_secrets(folder)
         if not console:
-            os.chdir(prepare_work(plan, folder))
-        from winfleet.agent import Outcome, run_ranks  # torch: seconds, in which the status is there already
+            enter_work(plan, host, folder)
+        from winfleet.agent import run_ranks  # torch: seconds, in which the status is there already
 
         outcome = run_ranks(plan, host, folder, fill_in(plan.command, plan, folder), board, (ports.ranks, ports.agents))
-    except OSError as error:  # before the ranks: a full disk, a folder that cannot be written
-        cause = Cause(host=host.name, text=f"{host.name}: {error}", time=time.time())
-        raise PlanError(
-            f"{host.name}: {error}\nhint: is there room on the disk, and may this user write there?"
-        ) from error
-    finally:
-        if outcome is None:
-            board.end("failed", cause, {})
+    except BaseException as error:  # before the ranks: no room for the work folder, a torch that cannot be imported
+        text = f"{type(error).__name__}: {plain(error)}"
+        board.end("failed", Cause(host=host.name, text=text, time=time.time()), {})
+        raise
     if outcome.cause is not None:
         log.error("%s", describe_failure(outcome.cause))
     board.end(outcome.state, outcome.cause, outcome.exit_codes)
-    assert isinstance(outcome, Outcome)
     return outcome.state
 
 
@@ -250,21 +254,14 @@ def detach(plan_file: Path, machine_rank: int, logon: str) -> int:
     log_file, refused = folder / "launcher.log", folder / "refused"
     refused.unlink(missing_ok=True)
     begin, before = log_file.stat().st_size if log_file.exists() else 0, time.time()
-    words = [
-        "-m",
-        "winfleet.launch",
-        "--plan",
-        str(plan_file),
-        "--machine-rank",
-        str(machine_rank),
-        "--log",
-        str(log_file),
-    ]
+    words = ["-m", "winfleet.launch", "--plan", str(plan_file), "--machine-rank", str(machine_rank),
+             "--log", str(log_file)]  # fmt: skip
+    password = os.environ.pop("WINFLEET_TASK_PASSWORD", "")  # nobody may inherit it
     process = None
     if os.name == "nt":
         from winfleet.windows import start_task
 
-        start_task("launcher", words, package, logon, os.environ.pop("WINFLEET_TASK_PASSWORD", ""))
+        start_task("launcher", words, package, logon, password)
     else:
         process = subprocess.Popen(
             [sys.executable, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
