@@ -150,10 +150,10 @@ def free_bytes(home: Path) -> int:
     return shutil.disk_usage(home).free
 
 
-def missing(home: Path, wanted: Mapping[str, str]) -> list[str]:
-    """Kinds whose folder `kind/<12 hex>` is not there; those that are count as new, and stay when old ones are removed."""
+def missing(home: Path, wanted: Mapping[str, str], *, check: bool) -> list[str]:
+    """Kinds whose folder `kind/<12 hex>` is not there; others count as new from now on, but for `check`, so that they stay."""
     targets = {kind: home / kind / digest[:SHORT] for kind, digest in wanted.items()}
-    for path in targets.values():
-        if path.is_dir():
-            os.utime(path)
-    return [kind for kind, path in targets.items() if not path.is_dir()]
+    there = {kind: path for kind, path in targets.items() if path.is_dir()}
+    for path in there.values() if not check else ():
+        os.utime(path)
+    return [kind for kind in targets if kind not in there]

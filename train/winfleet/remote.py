@@ -41,7 +41,8 @@ def folders(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]
             raise HostError(f"{kind} did not arrive: {error}\nhint: run again; what arrived whole stays") from None
         changed = True
         prune(target.parent, given["keep"], target.name)
-    return {"changed": changed, "home": str(home), "missing": missing(home, wanted), "free_bytes": free_bytes(home)}
+    lacking = missing(home, wanted, check=check)
+    return {"changed": changed, "home": str(home), "missing": lacking, "free_bytes": free_bytes(home)}
 
 
 def swarm(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
