@@ -16,7 +16,7 @@ from winfleet.swarm import SwarmError, make_torrent
 class ActionModule(ActionBase):
     """winfleet_digest: {"folders": {kind: path or ""}} becomes {"digests": {kind: 64 hex}, "sources": {kind: path}, "bytes"}.
 
-    Folders above `swarm_mb` get a torrent too: "torrents" {kind: file}, for hosts whose own connection is slow.
+    Where a host's own connection is slow for files, folders above `swarm_mb` get a torrent: "torrents" {kind: file}.
     """
 
     _supports_check_mode = True
@@ -32,7 +32,11 @@ class ActionModule(ActionBase):
             names = {kind: list_files(path, honour_git=kind == "code") for kind, path in sources.items()}
             digests = {kind: digest(path, names[kind]) for kind, path in sources.items()}
             sizes = {kind: sum((path / name).stat().st_size for name in names[kind]) for kind, path in sources.items()}
-            big = [kind for kind, size in sizes.items() if size > float(self._task.args["swarm_mb"]) * 1e6]
+            connections = {
+                task_vars["hostvars"][name]["ansible_connection"] for name in task_vars["ansible_play_hosts"]
+            }
+            limit = float(self._task.args["swarm_mb"]) * 1e6
+            big = [kind for kind, size in sizes.items() if size > limit and connections & {"winrm", "psrp"}]
             keep_key(cache / "transfer.key")
             torrents = {kind: keep_torrent(cache, sources[kind], names[kind], digests[kind]) for kind in big}
         except (FolderError, SwarmError, OSError) as error:
