@@ -94,9 +94,13 @@ class Fleet:
         return subprocess.Popen(command, cwd=ROOT, env={**ENVIRONMENT, **environment}, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
 
+    def home(self, host: str) -> Path:
+        """The host's fleet_home, as a folder of this machine."""
+        return self.folder / host
+
     def status(self, host: str, run: str) -> dict[str, Any]:
         """The run's status on a host, {} where there is none yet."""
-        path = self.folder / host / "runs" / run / "status.json"
+        path = self.home(host) / "runs" / run / "status.json"
         values: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
         return values
 

@@ -63,11 +63,6 @@ class Cluster(Fleet):
         """C:\\winfleet of a PC."""
         return self.lab.prefix(host.lower()) / "winfleet"
 
-    def status(self, host: str, run: str) -> dict[str, Any]:
-        path = self.home(host) / "runs" / run / "status.json"
-        values: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        return values
-
     def processes(self, host: str, *words: str) -> dict[int, str]:
         """Command lines with one of the words among a PC's processes, as Linux sees them, by their id there."""
         pids = subprocess.run(["ip", "netns", "pids", host.lower()], capture_output=True, text=True, check=True).stdout

@@ -1,7 +1,5 @@
 """Prints names and addresses as a JSON object: each with its IPv4 address, or null where it has none."""
 
-# ruff: noqa: INP001
-
 from __future__ import annotations
 
 import json
