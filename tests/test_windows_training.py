@@ -134,6 +134,7 @@ def stranger(cluster: Cluster, host: str, port: int) -> Iterator[None]:
 
 
 def test_all_that_is_wrong_is_said_at_once_and_nothing_is_changed(cluster: Cluster) -> None:
+    cluster.hosts[TWO]["fleet_home"] = "Q:\\winfleet"
     with stranger(cluster, ONE, 29500):
         done = cluster.play("deploy_and_train.yml", "fleet_project=/nowhere", "fleet_data=/no/data")
     assert done.returncode != 0
@@ -143,7 +144,8 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_is_changed(cluster: Clust
     assert "controller: fleet_data: no folder /no/data\n  hint: give the folder of your data" in done.stdout
     address = cluster.lab.address(ONE.lower())
     assert f"{ONE}: port 29500 (the ranks' store) on {address} is taken by " in done.stdout
-    assert f"{TWO}: " not in done.stdout
+    assert f"{TWO}: port " not in done.stdout
+    assert f"{TWO}: fleet_home Q:\\winfleet cannot be written\n  hint: set fleet_home of {TWO}" in done.stdout
     assert errors(done.stdout) == 1
     assert not any(cluster.home(host).exists() for host in cluster.hosts)
 

@@ -14,9 +14,9 @@ $given = Get-AnsibleParam -obj $params -name 'arguments' -default @{}
 $secrets = Get-AnsibleParam -obj $params -name 'secrets' -default @{}
 if ($base -match '^~($|[\\/])') { $base = $env:USERPROFILE + $base.Substring(1) }
 $base = [IO.Path]::GetFullPath([Environment]::ExpandEnvironmentVariables($base))
-$agent = Join-Path $base 'agent'
-$python = Join-Path $agent 'python\Scripts\python.exe'
-$mark = Join-Path $agent 'bundle' # names what the agent's Python was made of, once it is whole
+$agent = [IO.Path]::Combine($base, 'agent')
+$python = [IO.Path]::Combine($agent, 'python\Scripts\python.exe')
+$mark = [IO.Path]::Combine($agent, 'bundle') # names what the agent's Python was made of, once it is whole
 
 function Find-Package {
     # The newest of the packages winfleet that were sent, as a folder; nothing where there is none.
@@ -37,8 +37,8 @@ function Invoke-Program {
     }
     # Nothing of ours lies below the user's folder, whose name may not be ASCII.
     $start.EnvironmentVariables['PYTHONUTF8'] = '1'
-    $start.EnvironmentVariables['UV_CACHE_DIR'] = Join-Path $agent 'cache'
-    $start.EnvironmentVariables['UV_PYTHON_INSTALL_DIR'] = Join-Path $agent 'interpreters'
+    $start.EnvironmentVariables['UV_CACHE_DIR'] = [IO.Path]::Combine($agent, 'cache')
+    $start.EnvironmentVariables['UV_PYTHON_INSTALL_DIR'] = [IO.Path]::Combine($agent, 'interpreters')
     $process = [Diagnostics.Process]::Start($start)
     $problems = $process.StandardError.ReadToEndAsync()
     $bytes = (New-Object -TypeName System.Text.UTF8Encoding -ArgumentList $false).GetBytes($Text)
@@ -103,11 +103,21 @@ function Find-Owner {
     if ($process) { "$($process.ProcessName) (pid $($process.Id))" } else { 'another process' }
 }
 
+function Test-Writable {
+    # Whether a file can be made there: it is gone once it is closed.
+    param([string]$Folder)
+
+    try {
+        [IO.File]::Create(([IO.Path]::Combine($Folder, ".winfleet-$PID")), 1, [IO.FileOptions]::DeleteOnClose).Close()
+        $true
+    } catch { $false }
+}
+
 function Get-RunState {
     # As runs.py has it: "lost" where the launcher is gone.
     param([string]$Folder)
 
-    $file = Join-Path $Folder 'status.json'
+    $file = [IO.Path]::Combine($Folder, 'status.json')
     if (-not (Test-Path -LiteralPath $file)) { return 'none' }
     try { $status = [IO.File]::ReadAllText($file) | ConvertFrom-Json } catch { return 'none' }
     if ($status.state -notin 'starting', 'running') { return "$($status.state)" }
@@ -133,18 +143,18 @@ function Find-Host {
         }
     }
     $near = $base
-    while (-not (Test-Path -LiteralPath $near)) { $near = Split-Path -Path $near -Parent }
+    while ($near -and -not (Test-Path -LiteralPath $near)) { $near = [IO.Path]::GetDirectoryName($near) }
     $system = Get-CimInstance -ClassName Win32_OperatingSystem
-    $runs = @(Get-ChildItem -Path (Join-Path $base 'runs\*\status.json') -ErrorAction SilentlyContinue | ForEach-Object { $_.Directory })
+    $runs = @(Get-ChildItem -Path "$base\runs\*\status.json" -ErrorAction SilentlyContinue | ForEach-Object { $_.Directory })
     $package = Find-Package
     @{
         os = 'Windows'; release = "$($system.Caption)" -replace '^Microsoft '; cores = [Environment]::ProcessorCount
         memory_gib = [Math]::Round($system.TotalVisibleMemorySize / 1MB, 1)
-        disk_free_gb = [Math]::Round((New-Object -TypeName System.IO.DriveInfo -ArgumentList $near).AvailableFreeSpace / 1e9, 1)
-        home = $base; writable = $true; address = "$address"; address_error = $problem; ports_taken = $taken
+        disk_free_gb = $(if ($near) { [Math]::Round((New-Object -TypeName System.IO.DriveInfo -ArgumentList $near).AvailableFreeSpace / 1e9, 1) } else { 0 })
+        home = $base; writable = ($near -and (Test-Writable -Folder $near)); address = "$address"; address_error = $problem; ports_taken = $taken
         adapter = "$(Get-NetIPAddress -IPAddress $address -ErrorAction SilentlyContinue | Select-Object -First 1 -ExpandProperty InterfaceAlias)"
         gpus = @(Get-Gpu)
-        run_state = if ($given.run) { Get-RunState -Folder (Join-Path $base "runs\$($given.run)") } else { 'none' }
+        run_state = if ($given.run) { Get-RunState -Folder ([IO.Path]::Combine($base, "runs\$($given.run)")) } else { 'none' }
         going_on = @($runs | Where-Object { (Get-RunState -Folder $_.FullName) -in 'starting', 'running' } | ForEach-Object { $_.Name })
         agent = @{ bundle = $(if (Test-Path -LiteralPath $mark) { [IO.File]::ReadAllText($mark) } else { '' }); package = "$($package.Name)" }
     }
@@ -181,12 +191,12 @@ function Install-Agent {
     $null = New-Item -Path $agent -ItemType Directory -Force
     Add-Type -AssemblyName System.IO.Compression.FileSystem
     if ($given.bundle) {
-        $wheels = Join-Path $agent 'wheels'
+        $wheels = [IO.Path]::Combine($agent, 'wheels')
         if (Test-Path -LiteralPath $wheels) { Remove-Item -LiteralPath $wheels -Recurse -Force }
         [IO.Compression.ZipFile]::ExtractToDirectory($given.bundle, $wheels)
-        Move-Item -LiteralPath (Join-Path $wheels 'uv.exe') -Destination (Join-Path $agent 'uv.exe') -Force
-        $uv = Join-Path $agent 'uv.exe'
-        $target = Join-Path $agent 'python'
+        Move-Item -LiteralPath ([IO.Path]::Combine($wheels, 'uv.exe')) -Destination ([IO.Path]::Combine($agent, 'uv.exe')) -Force
+        $uv = [IO.Path]::Combine($agent, 'uv.exe')
+        $target = [IO.Path]::Combine($agent, 'python')
         $interpreter = if ($given.interpreter) { $given.interpreter } else { $given.python_version }
         $from = if ($given.interpreter) { '--offline' } else { '' }
         $steps = "venv --quiet --clear $from --python `"$interpreter`" `"$target`"",
@@ -200,7 +210,7 @@ function Install-Agent {
         }
         [IO.File]::WriteAllText($mark, $given.named)
     }
-    $target = Join-Path $agent $given.digest
+    $target = [IO.Path]::Combine($agent, $given.digest)
     if (-not (Test-Path -LiteralPath $target)) {
         $archive = "$target.zip"
         [IO.File]::WriteAllBytes($archive, [Convert]::FromBase64String($given.package))
