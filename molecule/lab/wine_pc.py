@@ -184,16 +184,21 @@ class Wine:
 
     def open_job(self, name: str) -> tuple[subprocess.Popen[bytes], bool]:
         """A job object for a new shell, and whether LocalAccountTokenFilterPolicy is set."""
-        job = subprocess.Popen(
-            [self.wine, f"{self.programs}/winrshost.exe", "shell", name],
-            env=self.environment,
-            start_new_session=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert job.stdout
-        return job, job.stdout.readline().strip() == b"1"
+        for _ in range(3):  # a program sometimes ends as it starts on Wine; that says nothing of the policy
+            job = subprocess.Popen(
+                [self.wine, f"{self.programs}/winrshost.exe", "shell", name],
+                env=self.environment,
+                start_new_session=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+            assert job.stdout
+            policy = job.stdout.readline().strip()
+            if policy in (b"0", b"1"):
+                return job, policy == b"1"
+            job.wait()
+        raise RuntimeError(f"winrshost.exe says {policy!r} of the token filter's policy")
 
     def start(self, line: str, shell: Shell) -> subprocess.Popen[bytes]:
         match = self.POWERSHELL.match(line)
