@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from winfleet.board import count
 from winfleet.plan import Host, Plan
 from winfleet.status import ENDED, Status, StatusError, fetch, first_failure, overall_state, progress_line
 
@@ -36,7 +37,7 @@ class ActionModule(ActionBase):
 def explain(plan: Plan, inventory: str) -> str:
     """What Ctrl-C does, and the other commands."""
     return (
-        f"Run {plan.run}: {plan.world_size} processes on {', '.join(host.name for host in plan.hosts)}\n"
+        f"Run {plan.run}: {count(plan.world_size, 'process')} on {', '.join(host.name for host in plan.hosts)}\n"
         f"  Ctrl-C leaves it going. Follow again: ansible-playbook deploy_and_train.yml -i {inventory} -e fleet_run={plan.run}\n"
         f"  Look: ansible-playbook status.yml -i {inventory}   Stop: ansible-playbook stop.yml -i {inventory}"
     )
