@@ -32,7 +32,9 @@ from typing import Final
 import psutil
 from winfleet.folders import SHORT, digest, list_files
 from winfleet.plan import SWARM_PORT
-from winfleet.swarm import Folder, Job, Share, make_torrent, seed
+from winfleet.seeding import Share, seed
+from winfleet.swarm import Folder, Job
+from winfleet.torrents import make_torrent
 
 FILES: Final = 4
 NETWORK: Final = "10.98.7"

@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 from conftest import ENVIRONMENT, wait_until
-from winfleet import receiver, swarm
+from winfleet import receiver
 from winfleet.folders import SHORT, digest, list_files, pack
-from winfleet.swarm import Folder, Job, Progress, Result, Share
+from winfleet.seeding import Progress, Share, seed
+from winfleet.swarm import Folder, Job, Result
+from winfleet.torrents import SwarmError, make_torrent
 
 lt = pytest.importorskip("libtorrent")
 
@@ -53,7 +55,7 @@ def whole_digest(folder: Path) -> str:
 def share(source: Path) -> Share:
     names = list_files(source, honour_git=False)
     root = digest(source, names)[:SHORT]
-    return Share(source=source, torrent=swarm.make_torrent(source, names, root), root=root)
+    return Share(source=source, torrent=make_torrent(source, names, root), root=root)
 
 
 class Cluster:
@@ -91,7 +93,7 @@ class Cluster:
         return process
 
     def seed(self, *shares: Share, **settings: Any) -> dict[str, Result]:
-        return swarm.seed(shares, self.hosts, port=self.port, **settings)
+        return seed(shares, self.hosts, port=self.port, **settings)
 
     def result(self, host: str) -> dict[str, Any]:
         values: dict[str, Any] = json.loads((self.folder / host / "result.json").read_text("utf-8"))
@@ -138,12 +140,12 @@ def test_the_same_files_give_the_same_torrent(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_sent_is_named(tmp_path: Path) -> None:
-    with pytest.raises(swarm.SwarmError, match=r"has only empty files\nhint: "):
+    with pytest.raises(SwarmError, match=r"has only empty files\nhint: "):
         share(fill(tmp_path / "empty", {"nothing": b""}))
     (tmp_path / os.fsdecode(b"name-\xff")).write_bytes(b"x")
     names = [PurePosixPath(os.fsdecode(b"name-\xff"))]
-    with pytest.raises(swarm.SwarmError, match=r"its name is not UTF-8\nhint: rename the file"):
-        swarm.make_torrent(tmp_path, names, "0" * SHORT)
+    with pytest.raises(SwarmError, match=r"its name is not UTF-8\nhint: rename the file"):
+        make_torrent(tmp_path, names, "0" * SHORT)
 
 
 # --- the swarm
@@ -372,7 +374,7 @@ def test_a_torrent_with_other_content_than_was_announced_is_refused(
     sent, one = share(fill(tmp_path / "source", {"a": b"content"})), cluster(1)
     wrong = Share(source=fill(tmp_path / "other", {"a": b"changed"}), torrent=b"", root=sent.root)
     names = list_files(wrong.source, honour_git=False)
-    wrong = Share(source=wrong.source, torrent=swarm.make_torrent(wrong.source, names, sent.root), root=sent.root)
+    wrong = Share(source=wrong.source, torrent=make_torrent(wrong.source, names, sent.root), root=sent.root)
     folder = Folder(kind="data", target=str(one.target("pc1", sent)), expected=whole_digest(sent.source),
                     torrent=str(tmp_path / "wrong.torrent"))  # fmt: skip
     (tmp_path / "wrong.torrent").write_bytes(wrong.torrent)

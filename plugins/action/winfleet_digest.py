@@ -10,7 +10,7 @@ from ansible.plugins.action import ActionBase
 from winfleet.folders import SHORT, FolderError, digest, list_files
 from winfleet.package import stage
 from winfleet.receiver import keep_key
-from winfleet.swarm import SwarmError, make_torrent
+from winfleet.torrents import SwarmError, make_torrent
 
 
 class ActionModule(ActionBase):

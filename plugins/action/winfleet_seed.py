@@ -13,7 +13,9 @@ from ansible.utils.display import Display
 from winfleet.folders import SHORT, list_files, pack
 from winfleet.plan import SWARM_PORT
 from winfleet.receiver import ReceiverError, send, token_for
-from winfleet.swarm import Progress, Result, Share, SwarmError, seed
+from winfleet.seeding import Progress, Share, seed
+from winfleet.swarm import Result
+from winfleet.torrents import SwarmError
 
 display = Display()
 

@@ -2,7 +2,7 @@
 
     python -m winfleet.swarm --job job.json
 
-runs on each host and brings the job's folders there, while `seed` on the controller offers them. All pieces are
+runs on each host and brings the job's folders there, while `winfleet.seeding` on the controller offers them. All pieces are
 verified, a broken transfer goes on where it stopped, and a target is there whole or not at all. Peers are known by
 address alone: no trackers, no discovery, and nobody outside the job's addresses gets in. The controller connects
 outward and has no open port. Where a host has no libtorrent, `winfleet.receiver` takes archives instead.
@@ -16,34 +16,27 @@ import dataclasses
 import json
 import os
 import shutil
-import stat
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from winfleet.files import replace, write_atomic
 from winfleet.folders import FolderError, verify
 from winfleet.plan import SWARM_PORT
-from winfleet.receiver import ReceiverError, Wanted, as_object, ask, receive, tell, wait_for_port
+from winfleet.receiver import ReceiverError, Wanted, as_object, receive, tell, wait_for_port
 from winfleet.status import known_fields, plain
+from winfleet.torrents import PIECE_BYTES, TICK_SECONDS, SwarmError, allow, files_of, open_session, parameters_of
 
 if TYPE_CHECKING:
-    import libtorrent
+    pass
 
-TICK_SECONDS: Final = 0.2
 QUIET_SECONDS: Final = 3.0  # a host leaves where nobody needed anything of it for so long
 TELL_SECONDS: Final = 15.0  # then it tells its result to a controller that asks
 SPARE_BYTES: Final = 64 * 2**20  # stay free on a disk
-PIECE_BYTES: Final = (2**16, 2**22)  # a small piece is passed on sooner, a big one costs less to announce
-
-
-class SwarmError(RuntimeError):
-    """A transfer that cannot be done; the text names the host, the value and the fix."""
 
 
 def available() -> bool:
@@ -53,153 +46,6 @@ def available() -> bool:
     except (ImportError, OSError):
         return False
     return True
-
-
-# --- the torrent
-
-
-def make_torrent(source: Path, names: Sequence[PurePosixPath], root: str) -> bytes:
-    """The torrent (v2) of these files of the folder; the same files give the same bytes.
-
-    `root` is the name that the folder will have on the hosts, its digest's first 12 hex digits.
-    Raises SwarmError where a name cannot be sent, or where no file has content.
-    """
-    import libtorrent as lt
-
-    files, total = [], 0
-    for name in sorted(names):
-        found = (source / name).stat()
-        runs = lt.file_storage.flag_executable if found.st_mode & stat.S_IXUSR else 0
-        try:
-            files.append(lt.create_file_entry(f"{root}/{name}", found.st_size, runs))
-        except UnicodeEncodeError:
-            raise SwarmError(f"{source / name!s}: its name is not UTF-8\nhint: rename the file") from None
-        total += found.st_size
-    if not total:
-        raise SwarmError(
-            f"folder {source} has only empty files\nhint: leave it out, or put a file with content into it"
-        )
-    piece = PIECE_BYTES[0]
-    while piece < PIECE_BYTES[1] and total // piece > 8_000:
-        piece *= 2
-    torrent = lt.create_torrent(files, piece, lt.create_torrent.v2_only)
-    torrent.set_creation_date(0)
-    torrent.set_creator("winfleet")
-    with _under_name(source, root) as parent:
-        try:
-            lt.set_piece_hashes(torrent, str(parent))
-        except RuntimeError as error:
-            raise SwarmError(f"folder {source} cannot be read: {error}\nhint: does something write into it?") from None
-    made: bytes = lt.bencode(torrent.generate())
-    sent = {str(PurePosixPath(root, name)) for name in names}
-    info = lt.load_torrent_buffer(made).ti
-    assert info is not None
-    if odd := sorted(sent - set(_files_of(info, root))):
-        raise SwarmError(f"{odd[0]!r} is a file name that not every host can have\nhint: rename the file")
-    return made
-
-
-@contextlib.contextmanager
-def _under_name(source: Path, root: str) -> Iterator[Path]:
-    """A folder in which the source has the torrent's name: a link, nothing is copied."""
-    with tempfile.TemporaryDirectory(prefix="winfleet-") as parent:
-        os.symlink(source.resolve(), Path(parent, root), target_is_directory=True)
-        yield Path(parent)
-
-
-def _files_of(info: libtorrent.torrent_info, root: str) -> dict[str, int]:
-    """Path below the folder's parent -> index, in a torrent; without its padding."""
-    storage = info.layout()
-    paths = {
-        Path(storage.file_path(index)).as_posix(): index  # it has backslashes on Windows
-        for index in range(storage.num_files())
-        if not storage.file_flags(index) & storage.flag_pad_file
-    }
-    lone = _is_lone(info, root)
-    return {f"{root}/{path}" if lone else path: index for path, index in paths.items()}
-
-
-def _is_lone(info: libtorrent.torrent_info, root: str) -> bool:
-    # a torrent of one file directly in its folder has no folder: BitTorrent names it after the file
-    return Path(info.layout().file_path(0)).parts[0] != root
-
-
-def _parameters(torrent: bytes, parent: Path, root: str, flags: int) -> libtorrent.add_torrent_params:
-    """What adds the torrent to a session, with its files below parent/root. Raises SwarmError where it is none."""
-    import libtorrent as lt
-
-    try:
-        parameters = lt.load_torrent_buffer(torrent)
-        info = parameters.ti
-        assert info is not None
-        names = _files_of(info, root)
-    except (RuntimeError, AssertionError) as error:
-        raise SwarmError(f"the torrent of {root} cannot be read: {plain(error, 200)}\nhint: deploy again") from None
-    if not all(name.startswith(f"{root}/") for name in names):
-        raise SwarmError(f"the torrent is not that of {root}\nhint: deploy again")
-    parameters.save_path = str(parent / root if _is_lone(info, root) else parent)
-    parameters.storage_mode = lt.storage_mode_t.storage_mode_sparse
-    quiet = lt.torrent_flags.disable_dht | lt.torrent_flags.disable_lsd | lt.torrent_flags.disable_pex
-    parameters.flags = flags | quiet | lt.torrent_flags.apply_ip_filter
-    return parameters
-
-
-def _open_session(address: str, port: int, allowed: Collection[str]) -> libtorrent.session:
-    """A session that listens on the address alone (nowhere for ""), and knows nobody but the allowed addresses."""
-    import libtorrent as lt
-
-    settings: dict[str, Any] = {
-        "user_agent": "winfleet",
-        "listen_interfaces": f"{address}:{port}" if address else "",
-        "outgoing_interfaces": address,
-        "max_retry_port_bind": 0,
-        "listen_system_port_fallback": False,
-        **dict.fromkeys(
-            ("enable_dht", "enable_lsd", "enable_upnp", "enable_natpmp", "enable_outgoing_utp", "enable_incoming_utp"),
-            False,
-        ),
-        "out_enc_policy": 2,  # off: all content is verified, and none is secret inside the cluster
-        "in_enc_policy": 2,
-        "allow_multiple_connections_per_ip": True,  # the controller's PC may be a worker too
-        "close_redundant_connections": False,  # who is ready stays in sight
-        "min_reconnect_time": 1,
-        "max_failcount": 1_000_000,  # a host may start late
-        "peer_connect_timeout": 5,
-        "connections_limit": 10_000,
-        "connection_speed": 200,
-        "listen_queue_size": 128,
-        # The next pieces are chosen late, and by their rarity from the first one on: what two hosts ask the controller
-        # for at the same time crosses its link twice.
-        "initial_picker_threshold": 0,
-        "auto_sequential": False,
-        "whole_pieces_threshold": 0,
-        "request_queue_time": 1,
-        "max_out_request_queue": max(16, 256 // max(1, len(allowed))),
-        "unchoke_slots_limit": -1,  # everybody at once: the hosts' own cards share their links out
-        "disk_write_mode": int(lt.mmap_write_mode_t.always_pwrite),  # a full disk is an error, not a crash
-        "alert_mask": lt.alert_category.error | lt.alert_category.status | lt.alert_category.peer
-        | lt.alert_category.storage | lt.alert_category.ip_block,
-    }  # fmt: skip
-    session: libtorrent.session = lt.session(
-        cast(Any, settings), 0
-    )  # without its plugins: no exchange of peers, no metadata for those who lack it
-    session.add_extension("smart_ban")  # finds who of several sent the wrong part of a piece
-    _allow(session, allowed)
-    return session
-
-
-def _allow(session: libtorrent.session, allowed: Iterable[str]) -> None:
-    import libtorrent as lt
-
-    rules = lt.ip_filter()
-    rules.add_rule("0.0.0.0", "255.255.255.255", 1)  # noqa: S104 (a range, nothing is bound)
-    rules.add_rule("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", 1)
-    for address in allowed:
-        rules.add_rule(address, address, 0)
-    session.set_ip_filter(rules)
-
-
-# --- on a host
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -331,7 +177,7 @@ class _Part:
         info = lt.load_torrent_buffer(self.torrent).ti
         assert info is not None
         storage = info.layout()
-        wanted = {path: index for path, index in _files_of(info, self.root).items() if storage.file_size(index)}
+        wanted = {path: index for path, index in files_of(info, self.root).items() if storage.file_size(index)}
         sizes = {storage.file_size(index) for index in wanted.values()}
         found = [path for path in previous.rglob("*") if path.is_file() and path.stat().st_size in sizes]
         by_content = _contents(previous, found)
@@ -366,7 +212,7 @@ def _contents(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
     info = lt.load_torrent_buffer(lt.bencode(torrent.generate())).ti
     assert info is not None
     storage = info.layout()
-    known = _files_of(info, folder.name)
+    known = files_of(info, folder.name)
     return {str(storage.root(index)): folder.parent / name for name, index in known.items()}
 
 
@@ -400,7 +246,7 @@ class _Swarm:
         self.parts = [_Part(folder) for folder in self.job.folders]
         if all(part.there for part in self.parts) and not self.job.peers:
             return
-        self.session = _open_session(self.job.address, self.job.port, self.names)
+        self.session = open_session(self.job.address, self.job.port, self.names)
         try:
             for part in self.parts:
                 self._add(part)
@@ -427,7 +273,7 @@ class _Swarm:
         else:
             part.reuse()
             parent, flags = part.home, lt.torrent_flags.stop_when_ready
-        part.handle = self.session.add_torrent(_parameters(part.torrent, parent, part.root, flags))
+        part.handle = self.session.add_torrent(parameters_of(part.torrent, parent, part.root, flags))
 
     def _wait_for_check(self) -> None:
         """Until libtorrent has looked at what is there already; then the rest must fit on the disks."""
@@ -522,7 +368,7 @@ class _Swarm:
                 address = alert.ip[0]
                 self.hash_failures[address] = self.suspected.get(address, 1)
                 self.names.pop(address, None)
-                _allow(self.session, self.names)  # from no other port either
+                allow(self.session, self.names)  # from no other port either
             elif isinstance(alert, lt.cache_flushed_alert):
                 for part in self.parts:
                     part.flushed = part.flushed or (part.flushing and part.handle == alert.handle)
@@ -548,186 +394,6 @@ class _Swarm:
             f"{', '.join([*banned, *missing]) or 'those that are connected have no more'}\n"
             f"hint: let the controller and all hosts reach each other's TCP port {self.job.port}"
         )
-
-
-# --- on the controller
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Share:
-    """One folder that the controller offers."""
-
-    source: Path
-    torrent: bytes  # by make_torrent
-    root: str  # as given to it
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """How far one host is."""
-
-    host: str
-    state: str  # waiting (not connected yet), receiving, ready (has all pieces), or as in Result
-    fraction: float = 0.0
-    bytes_per_second: float = 0.0
-
-
-@dataclass(kw_only=True, slots=True)
-class _Seen:
-    """What the controller knows of one host."""
-
-    host: str
-    address: str
-    done: float = 0.0  # bytes of all folders
-    shown: float = 0.0  # what the last progress said of done
-    connected: bool = False
-    met: bool = False
-    heard: float = 0.0  # when it was connected last, monotonic
-    moved: float = 0.0  # when it got on last
-    result: Result | None = None
-    question: Future[str | None] | None = None
-
-
-def seed(
-    shares: Sequence[Share],
-    hosts: Mapping[str, str],
-    *,
-    port: int = SWARM_PORT,
-    on_progress: Callable[[Sequence[Progress]], None] | None = None,
-    interval: float = 1.0,
-    start_seconds: float = 60.0,
-    lost_seconds: float = 30.0,
-    patience_seconds: float = 180.0,
-) -> dict[str, Result]:
-    """Offers the folders to all hosts (name -> address) that run their jobs, until each has told its result.
-
-    on_progress is called with all hosts every `interval` seconds. A host that does not answer within `start_seconds`,
-    or is gone for `lost_seconds`, ends as lost; one that gets nothing more for `patience_seconds` as stalled; both
-    with a cause that names it. Raises SwarmError where a folder cannot be read any more.
-    """
-    return _Seeder(shares, hosts, port).run(on_progress, interval, start_seconds, lost_seconds, patience_seconds)
-
-
-class _Seeder:
-    def __init__(self, shares: Sequence[Share], hosts: Mapping[str, str], port: int) -> None:
-        now = time.monotonic()
-        self.port, self.shares = port, shares
-        self.seen = {
-            address: _Seen(host=host, address=address, heard=now, moved=now) for host, address in hosts.items()
-        }
-        self.handles: list[Any] = []
-        self.sizes: list[int] = []
-
-    @property
-    def waiting(self) -> list[_Seen]:
-        return [seen for seen in self.seen.values() if seen.result is None]
-
-    def run(
-        self,
-        on_progress: Callable[[Sequence[Progress]], None] | None,
-        interval: float,
-        start_seconds: float,
-        lost_seconds: float,
-        patience_seconds: float,
-    ) -> dict[str, Result]:
-        import libtorrent as lt
-
-        session = _open_session("", self.port, self.seen)
-        with contextlib.ExitStack() as stack, ThreadPoolExecutor(8) as pool:
-            for share in self.shares:
-                parent = stack.enter_context(_under_name(share.source, share.root))
-                parameters = _parameters(share.torrent, parent, share.root, lt.torrent_flags.seed_mode)
-                self.handles.append(session.add_torrent(parameters))
-                assert parameters.ti is not None
-                self.sizes.append(parameters.ti.total_size())
-            shown = time.monotonic()
-            while self.waiting:
-                time.sleep(TICK_SECONDS)
-                self._look_at_alerts(session)
-                self._look_at_peers()
-                for seen in self.waiting:
-                    self._ask(seen, pool)
-                    self._judge(seen, start_seconds, lost_seconds, patience_seconds)
-                seconds = time.monotonic() - shown
-                if on_progress is not None and (seconds >= interval or not self.waiting):
-                    shown += seconds
-                    on_progress([self._progress(seen, seconds) for seen in self.seen.values()])
-            for handle in self.handles:
-                session.remove_torrent(handle)
-            del session
-        return {seen.host: seen.result for seen in self.seen.values() if seen.result is not None}
-
-    def _look_at_alerts(self, session: libtorrent.session) -> None:
-        import libtorrent as lt
-
-        for alert in session.pop_alerts():
-            if isinstance(alert, lt.file_error_alert | lt.torrent_error_alert | lt.hash_failed_alert):
-                raise SwarmError(
-                    f"a folder changed or vanished while it was sent: {plain(alert.message(), 300)}\nhint: deploy again"
-                )
-
-    def _look_at_peers(self) -> None:
-        now = time.monotonic()
-        done: dict[str, float] = {}
-        for handle, size in zip(self.handles, self.sizes, strict=True):
-            connected = set()
-            for peer in handle.get_peer_info():
-                address = peer.ip[0]
-                if peer.flags & (peer.connecting | peer.handshake):
-                    connected.add(address)
-                    continue
-                connected.add(address)
-                share = 1.0 if peer.flags & peer.seed else peer.progress
-                done[address] = done.get(address, 0.0) + share * size
-            for seen in self.waiting:
-                if seen.address not in connected:
-                    handle.connect_peer((seen.address, self.port))
-        for seen in self.waiting:
-            seen.connected = seen.address in done
-            if not seen.connected:
-                continue
-            seen.met, seen.heard = True, now
-            if done[seen.address] > seen.done:
-                seen.done, seen.moved = done[seen.address], now
-
-    def _ask(self, seen: _Seen, pool: ThreadPoolExecutor) -> None:
-        """A host that is not in the swarm may have ended, well or not, and tells so on the same port."""
-        if seen.question is not None and seen.question.done():
-            text, seen.question = seen.question.result(), None
-            if text is not None:
-                seen.result = Result.parse(text, seen.host)
-        elif seen.question is None and not seen.connected:
-            seen.question = pool.submit(ask, seen.address, self.port)
-
-    def _judge(self, seen: _Seen, start_seconds: float, lost_seconds: float, patience_seconds: float) -> None:
-        now, who = time.monotonic(), f"{seen.host} ({seen.address})"
-        if seen.result is not None:
-            return
-        hint = f"hint: is it switched on, and may this machine reach its TCP port {self.port}?"
-        if not seen.met and now - seen.heard > start_seconds:
-            cause = f"{who} did not answer on TCP port {self.port} for {start_seconds:.0f} s\n{hint}"
-            seen.result = Result(host=seen.host, state="lost", cause=cause)
-        elif seen.met and now - seen.heard > lost_seconds:
-            cause = f"{who} is gone since {lost_seconds:.0f} s, with {self._percent(seen)} of its files\n{hint}"
-            seen.result = Result(host=seen.host, state="lost", cause=cause)
-        elif seen.connected and seen.done < sum(self.sizes) and now - seen.moved > patience_seconds:
-            cause = (
-                f"{who} got nothing more for {patience_seconds:.0f} s, with {self._percent(seen)} of its files\n"
-                "hint: look at its disk and its network cable"
-            )
-            seen.result = Result(host=seen.host, state="stalled", cause=cause)
-
-    def _percent(self, seen: _Seen) -> str:
-        return f"{100 * seen.done / sum(self.sizes):.0f} %"
-
-    def _progress(self, seen: _Seen, seconds: float) -> Progress:
-        rate, seen.shown = (seen.done - seen.shown) / seconds, seen.done
-        fraction = min(1.0, seen.done / sum(self.sizes))
-        if seen.result is not None:
-            whole = seen.result.state == "whole"
-            return Progress(host=seen.host, state=seen.result.state, fraction=1.0 if whole else fraction)
-        state = "waiting" if not seen.met else "ready" if fraction >= 1 else "receiving"
-        return Progress(host=seen.host, state=state, fraction=fraction, bytes_per_second=rate)
 
 
 def main() -> int:
