@@ -78,7 +78,8 @@ function Get-Gpu {
     $done = Invoke-Program -Program $tool.Source -Line '--query-gpu=name,driver_version,memory.total --format=csv,noheader,nounits' -Folder $env:SystemRoot
     foreach ($line in $done.out -split "`n") {
         $name, $driver, $memory = $line -split ',' | ForEach-Object { $_.Trim() }
-        if ($memory -match '^\d+') { @{ name = $name; driver = $driver; memory_mib = [int]$Matches[0] } }
+        # [N/A] where it is shared
+        if ($driver) { @{ name = $name; driver = $driver; memory_mib = $(if ($memory -match '^\d+') { [int]$Matches[0] } else { 0 }) } }
     }
 }
 

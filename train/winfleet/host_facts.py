@@ -77,14 +77,21 @@ def owner_of(port: int) -> str:
 
 
 def gpus() -> list[dict[str, object]]:
-    """Name, driver and memory (MiB) of each NVIDIA GPU, by nvidia-smi; [] where there is none."""
+    """Name, driver and memory (MiB, 0 where it is not told) of each NVIDIA GPU, by nvidia-smi; [] where there is none."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits"]
     try:
         found = subprocess.run(query, capture_output=True, check=True, timeout=20, text=True)
     except (OSError, subprocess.SubprocessError):
         return []
     rows = [[cell.strip() for cell in line.split(",")] for line in found.stdout.splitlines() if line.count(",") == 2]
-    return [{"name": name, "driver": driver, "memory_mib": int(float(memory))} for name, driver, memory in rows]
+    return [
+        {
+            "name": name,
+            "driver": driver,
+            "memory_mib": int(memory) if memory.isdigit() else 0,
+        }  # [N/A] where it is shared
+        for name, driver, memory in rows
+    ]
 
 
 def nearest_folder(path: str) -> str:

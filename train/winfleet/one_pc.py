@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from winfleet.environment import ensure
+from winfleet.host_facts import gpus
 from winfleet.lock import LockError, read_lock
 from winfleet.plan import PlanError, check_script
 from winfleet.runs import HostError
@@ -83,15 +83,6 @@ def prepare(found: argparse.Namespace) -> str:
     return str(made["python"])
 
 
-def gpus() -> list[str]:
-    """Names of the NVIDIA GPUs by nvidia-smi; [] without one."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    done = subprocess.run([program, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, check=False)
-    return [] if done.returncode else done.stdout.decode("utf-8", "replace").splitlines()
-
-
 def variables(home: Path) -> dict[str, str]:
     """The environment of all that is started: this checkout's package, and a folder for temporary files that all can open.
 
@@ -117,13 +108,8 @@ def run(command: list[str], environment: Mapping[str, str], folder: Path | None)
 
 def start(found: argparse.Namespace, command: list[str], python: str) -> int:
     """Makes the example's text where it is needed, and runs the launcher; its exit status. Raises OSError, HostError."""
-    launcher = [
-        python,
-        "-m",
-        "winfleet.launch",
-        "--auto",
-        *(["--processes", str(found.processes)] if found.processes else []),
-    ]
+    launcher = [python, "-m", "winfleet.launch", "--auto"]
+    launcher += ["--processes", str(found.processes)] if found.processes else []
     folder = None
     if is_ours(found.command):
         made = subprocess.run([sys.executable, str(TRAIN / "make_text.py"), str(DATA)], check=False)
@@ -141,7 +127,10 @@ def main(words: Sequence[str] | None = None) -> int:
     found = arguments(words)
     try:
         command = full_command(found.command, found.config)
-        print(f"GPUs: {', '.join(gpus()) or 'none by nvidia-smi, so it trains on the CPU'}", flush=True)
+        print(
+            f"GPUs: {', '.join(str(gpu['name']) for gpu in gpus()) or 'none by nvidia-smi, so it trains on the CPU'}",
+            flush=True,
+        )
         python = prepare(found)
         if found.dry_run:
             print(f"Would run: {subprocess.list2cmdline(command)}")
