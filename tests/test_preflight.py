@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest import ENVIRONMENT, ROOT, SCRIPTS
 from winfleet.preflight import Wanted, check_command, check_files, find_problems, runs_going_on, split_command
+from winfleet.problems import CHECKS, FIRM, Problem, error_text, read_names, sort_out
 
 
 def wanted(**values: Any) -> Wanted:
@@ -144,3 +145,42 @@ def test_a_project_judges_its_configuration_itself(tmp_path: Path, code: str, me
     (tmp_path / "config").write_text("no: [yaml")
     problems = check_files(wanted(project=tmp_path, command="train.py", config=tmp_path / "config"))
     assert "\n".join(map(str, problems)) == message
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [([], []), ("", []), (None, []), ("disk", ["disk"]), ("disk, power", ["disk", "power"]), (["disk"], ["disk"]), (7, ["7"])],
+)  # fmt: skip
+def test_names_of_checks_come_as_a_list_or_as_a_text(given: object, names: list[str]) -> None:
+    assert read_names(given) == names
+
+
+def test_a_named_check_warns_and_says_that_it_was_let_pass() -> None:
+    hosts = {"pc1": found(disk_free_gb=0.5, ports_taken={"29502": "nginx (pid 7)"})}
+    asked = wanted(warnings=["disk"])
+    stopping, lines = sort_out(find_problems(hosts, asked), asked.warnings)
+    assert [(problem.where, problem.check) for problem in stopping] == [("pc1", "ports")]
+    assert lines == [
+        (
+            "warning: pc1: 0.5 GB free below /h, 2 GB wanted (fleet_warnings lets `disk` pass)\n"
+            "  hint: make room there, set fleet_home to another disk, or lower fleet_free_disk_gb"
+        )
+    ]
+    assert error_text(stopping).endswith("\nTo go on in spite of that: -e fleet_warnings=ports")
+
+
+def test_an_unknown_name_and_one_that_stays_an_error_are_refused() -> None:
+    problems = find_problems({"pc1": found()}, wanted(warnings=["disc", "reachable", "disk"]))
+    assert [problem.what for problem in problems] == [
+        "fleet_warnings: no check 'disc'", "fleet_warnings: the check 'reachable' stays an error",
+    ]  # fmt: skip
+    assert all(problem.hint == f"the names are {', '.join(CHECKS)}" for problem in problems)
+    assert "To go on" not in error_text(problems)
+
+
+def test_what_is_only_a_warning_never_stops_and_a_check_has_a_known_name() -> None:
+    problem = Problem(where="pc1", what="is slow", hint="use a cable", check="adapter", warning=True)
+    assert sort_out([problem], []) == ([], ["warning: pc1: is slow\n  hint: use a cable"])
+    assert not set(CHECKS) & set(FIRM)
+    with pytest.raises(ValueError, match="no check 'cable'"):
+        Problem(where="pc1", what="is slow", hint="use a cable", check="cable")

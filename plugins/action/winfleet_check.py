@@ -10,7 +10,9 @@ from typing import Any
 from ansible import context
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 from winfleet.preflight import Wanted, find_problems, runs_going_on
+from winfleet.problems import error_text, read_names, sort_out
 
 
 class ActionModule(ActionBase):
@@ -33,12 +35,16 @@ class ActionModule(ActionBase):
             data=optional_path(given["data"]), config=optional_path(given["config"]), run=str(given["run"] or ""),
             free_disk_gb=float(given["free_disk_gb"]),
             processes={name: int(hostvars[name].get("fleet_processes", 0)) for name in names},
+            warnings=read_names(given.get("warnings")),
         )  # fmt: skip
         running = runs_going_on(hosts)
         finished = bool(wanted.run) and all(host.get("run_state") == "finished" for host in hosts.values())
         problems = [] if wanted.run in running or finished else find_problems(hosts, wanted)
-        if problems:
-            raise AnsibleActionFail("\n".join(map(str, problems)))
+        stopping, warnings = sort_out(problems, wanted.warnings)
+        for line in warnings:
+            Display().display(line)
+        if stopping:
+            raise AnsibleActionFail(error_text(stopping))
         if running and wanted.run not in running:
             raise AnsibleActionFail(say_going_on(running))
         run = wanted.run or time.strftime("%Y%m%d-%H%M%S")

@@ -12,23 +12,12 @@ from typing import Any
 
 from winfleet.causes import describe_unreachable
 from winfleet.plan import RUN_NAME, PlanError, check_addresses
+from winfleet.problems import Problem, check_names
 
 PORT_MEANINGS = {
     "29500": "the ranks' store", "29501": "the launchers' rendezvous", "29502": "status", "29503": "swarm",
     "29504": "link probes",
 }  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Problem:
-    """Why no training was started: where, what, and the fix."""
-
-    where: str  # a host, or "controller"
-    what: str
-    hint: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}\n  hint: {self.hint}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,18 +31,19 @@ class Wanted:
     run: str  # "" for a new one
     free_disk_gb: float
     processes: Mapping[str, int]  # host -> fleet_processes
+    warnings: Sequence[str] = ()  # fleet_warnings: checks that only warn
 
 
 def find_problems(hosts: Mapping[str, Mapping[str, Any]], wanted: Wanted) -> list[Problem]:
     """All problems at once. `hosts` maps a name to winfleet_host's result, or to {"unreachable": why}."""
-    problems = check_files(wanted)
+    problems = check_names(wanted.warnings) + check_files(wanted)
     problems += [problem for name, found in hosts.items() for problem in check_host(name, found, wanted)]
     addresses = [(name, str(found["address"])) for name, found in hosts.items() if found.get("address")]
     try:
         check_addresses(addresses)
     except PlanError as error:
         what, _, hint = str(error).partition("\nhint: ")
-        problems.append(Problem(where="inventory", what=what, hint=hint))
+        problems.append(Problem(where="inventory", check="address", what=what, hint=hint))
     return problems
 
 
@@ -71,7 +61,7 @@ def check_files(wanted: Wanted) -> list[Problem]:
     problems: list[Problem] = []
 
     def add(what: str, hint: str) -> None:
-        problems.append(Problem(where="controller", what=what, hint=hint))
+        problems.append(Problem(where="controller", check="settings", what=what, hint=hint))
 
     if wanted.run and not RUN_NAME.fullmatch(wanted.run):
         add(f"fleet_run {wanted.run!r} is not a run name", "use letters, digits, '.', '_' and '-', 64 at most")
@@ -108,12 +98,14 @@ def check_command(wanted: Wanted) -> list[Problem]:
     try:
         words = split_command(wanted.command)
     except ValueError as error:
-        return [Problem(where="controller", what=f"fleet_command {wanted.command!r}: {error}", hint=hint)]
+        return [
+            Problem(where="controller", check="settings", what=f"fleet_command {wanted.command!r}: {error}", hint=hint)
+        ]
     if not words or (words[0] == "-m" and len(words) == 1):
-        return [Problem(where="controller", what="fleet_command is empty", hint=hint)]
+        return [Problem(where="controller", check="settings", what="fleet_command is empty", hint=hint)]
     if words[0] != "-m" and not (wanted.project / words[0]).is_file():
         what = f"fleet_command: no script {words[0]} in {wanted.project}"
-        return [Problem(where="controller", what=what, hint=hint)]
+        return [Problem(where="controller", check="settings", what=what, hint=hint)]
     return []
 
 
@@ -123,10 +115,17 @@ def check_config(config: Path, project: Path) -> list[Problem]:
         load_config(config, project)
     except OSError as error:
         what = f"fleet_config: {config}: {error.strerror}"
-        return [Problem(where="controller", what=what, hint="give a file that can be read: -e fleet_config=PATH")]
+        return [
+            Problem(
+                where="controller",
+                check="settings",
+                what=what,
+                hint="give a file that can be read: -e fleet_config=PATH",
+            )
+        ]
     except ValueError as error:
         what, _, hint = str(error).partition("\nhint: ")
-        return [Problem(where="controller", what=what, hint=hint or "correct the file")]
+        return [Problem(where="controller", check="settings", what=what, hint=hint or "correct the file")]
     return []
 
 
@@ -155,7 +154,7 @@ def check_host(name: str, found: Mapping[str, Any], wanted: Wanted) -> list[Prob
     """One host by itself."""
     if "unreachable" in found:
         what, _, hint = describe_unreachable(name, str(found["unreachable"])).partition("\n  hint: ")
-        return [Problem(where=name, what=what, hint=hint)]
+        return [Problem(where=name, check="reachable", what=what, hint=hint)]
     checks: Sequence[Callable[[str, Mapping[str, Any], Wanted], Problem | None]] = (
         check_address, check_writable, check_disk, check_processes,
     )  # fmt: skip
@@ -168,12 +167,13 @@ def check_address(name: str, found: Mapping[str, Any], _wanted: Wanted) -> Probl
     if not found["address"]:
         return Problem(
             where=name,
+            check="address",
             what="its fleet_address resolves to nothing",
             hint=f"set fleet_address of {name} to an IPv4 address",
         )
     if found["address_error"]:
         return Problem(
-            where=name, what=f"{found['address']} is not one of its own addresses ({found['address_error']})",
+            where=name, check="address", what=f"{found['address']} is not one of its own addresses ({found['address_error']})",
             hint=f"set fleet_address of {name} to the address of its network adapter",
         )  # fmt: skip
     return None
@@ -185,6 +185,7 @@ def check_writable(name: str, found: Mapping[str, Any], _wanted: Wanted) -> Prob
         return None
     return Problem(
         where=name,
+        check="home",
         what=f"fleet_home {found['home']} cannot be written",
         hint=f"set fleet_home of {name} to a folder of its user",
     )
@@ -195,7 +196,7 @@ def check_disk(name: str, found: Mapping[str, Any], wanted: Wanted) -> Problem |
     if found["disk_free_gb"] >= wanted.free_disk_gb:
         return None
     return Problem(
-        where=name, what=f"{found['disk_free_gb']} GB free below {found['home']}, {wanted.free_disk_gb:.12g} GB wanted",
+        where=name, check="disk", what=f"{found['disk_free_gb']} GB free below {found['home']}, {wanted.free_disk_gb:.12g} GB wanted",
         hint="make room there, set fleet_home to another disk, or lower fleet_free_disk_gb",
     )  # fmt: skip
 
@@ -205,11 +206,17 @@ def check_processes(name: str, found: Mapping[str, Any], wanted: Wanted) -> Prob
     processes, gpus = wanted.processes.get(name, 0), len(found["gpus"])
     if processes < 0:
         return Problem(
-            where=name, what=f"fleet_processes is {processes}", hint="0 for one a GPU, or a number from 1 on"
+            where=name,
+            check="settings",
+            what=f"fleet_processes is {processes}",
+            hint="0 for one a GPU, or a number from 1 on",
         )
     if gpus and processes > gpus:
         return Problem(
-            where=name, what=f"fleet_processes is {processes}, but it has {gpus} GPUs", hint=f"set it to {gpus} or less"
+            where=name,
+            check="processes",
+            what=f"fleet_processes is {processes}, but it has {gpus} GPUs",
+            hint=f"set it to {gpus} or less",
         )
     return None
 
@@ -219,7 +226,7 @@ def check_ports(name: str, found: Mapping[str, Any]) -> list[Problem]:
     if found.get("going_on"):
         return []
     return [
-        Problem(where=name, what=f"port {port} ({PORT_MEANINGS[port]}) on {found['address']} is taken by {owner}",
+        Problem(where=name, check="ports", what=f"port {port} ({PORT_MEANINGS[port]}) on {found['address']} is taken by {owner}",
                 hint="end that process, or wait for its end")
         for port, owner in found["ports_taken"].items()
     ]  # fmt: skip
