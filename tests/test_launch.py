@@ -9,13 +9,17 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ENVIRONMENT, SCRIPTS, Fleet, processes_with, wait_until
+from prometheus_client.parser import text_string_to_metric_families
 from winfleet.plan import Plan, lay_out_hosts
 from winfleet.status import Status, StatusError, fetch
+from winfleet.verdict import find_culprit
 
 LAUNCH = [sys.executable, "-m", "winfleet.launch"]
 
@@ -128,13 +132,13 @@ def test_a_missing_script_is_one_error(copied: Path) -> None:
 class Cluster:
     """Launchers with one plan, each as a host of its own on a loopback address."""
 
-    def __init__(self, folder: Path, processes: list[int], command: list[str], start_timeout: int = 60) -> None:
-        values = [
-            {"name": f"pc{n}", "address": f"127.0.0.{n}", "processes": count} for n, count in enumerate(processes, 1)
-        ]
-        self.plan = Plan(
-            run="r1", command=tuple(command), hosts=lay_out_hosts(values), start_timeout_seconds=start_timeout
+    def __init__(
+        self, folder: Path, processes: list[int], command: list[str], start_timeout: int = 60, **values: Any
+    ) -> None:
+        hosts = lay_out_hosts(
+            [{"name": f"pc{n}", "address": f"127.0.0.{n}", "processes": count} for n, count in enumerate(processes, 1)]
         )
+        self.plan = Plan(run="r1", command=tuple(command), hosts=hosts, start_timeout_seconds=start_timeout, **values)
         self.folder = folder
         self.launchers: dict[int, subprocess.Popen[str]] = {}
 
@@ -223,6 +227,40 @@ def test_a_failure_on_one_host_ends_the_other_within_15_seconds(copied: Path, ke
     cause = cluster.status(1)["cause"]
     assert isinstance(cause, dict)
     assert (cause["host"], cause["rank"], cause["text"]) == ("pc2", 1, "ValueError: on purpose: 손실이 이상합니다")
+
+
+def test_a_rank_that_stands_still_is_named_with_the_line_it_stands_at(copied: Path, kept: list[Cluster]) -> None:
+    words = ["--steps", "100000", "--sleep", "0.02", "--stand-rank", "1", "--fail-step", "40"]
+    cluster = Cluster(copied, [1, 1], [str(SCRIPTS / "bare.py"), *words], stuck_seconds=3)
+    kept.append(cluster)
+    for machine_rank in (0, 1):
+        cluster.start(machine_rank)
+    wait_until(cluster.training, 40, "training")
+
+    def said(machine_rank: int) -> list[str]:
+        events: Any = cluster.status(machine_rank)["events"]
+        return [event["text"] for event in events if event["kind"] == "stuck"]
+
+    began = time.monotonic()
+    wait_until(lambda: said(0) and said(1), 20, "a word of the rank that stands still")
+    assert time.monotonic() - began < 15
+    seconds = r" has not moved for \d s: bare.py:\d+ in "
+    assert re.fullmatch(f"rank 1 on pc2{seconds}stand_still", said(1)[0])
+    assert re.fullmatch(f"rank 0 on pc1{seconds}main, in backward, where it waits for other ranks", said(0)[0])
+    found = [fetch(f"127.0.0.{n}") for n in (1, 2)]
+    assert [rank.state for status in found for rank in status.ranks] == ["stuck", "stuck"]
+    assert re.fullmatch(r"rank 0 waits for rank 1 on pc2 \(bare.py:\d+ in stand_still\)", str(find_culprit(found)))
+    stack = (cluster.runs(1) / "rank1.stack.txt").read_text("utf-8")
+    assert "time.sleep(100_000)" in stack
+    assert found[0].ports == (29500, 29501, 29502)
+    assert sum(found[0].connections.values()) > 0
+    with urllib.request.urlopen("http://127.0.0.2:29502/metrics") as answer:
+        gauges = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
+    states = {sample.labels["state"]: sample.value for sample in gauges["winfleet_rank_state"].samples}
+    assert states == {"starting": 0, "joined": 0, "training": 0, "stuck": 1, "ended": 0}
+    for machine_rank in (0, 1):
+        (cluster.runs(machine_rank) / "stop").write_text('{"grace_seconds": 1}')
+    assert [cluster.end(machine_rank)[0] for machine_rank in (0, 1)] == [3, 3]
 
 
 @pytest.mark.parametrize("killed", [0, 1])

@@ -39,7 +39,7 @@ def test_plan_json_holds_all_of_the_plan(tmp_path: Path) -> None:
     written = plan(
         hosts=hosts(1, 2, adapter="이더넷 2", os="Windows", gpus=("RTX 4090", "RTX 4090")),
         command=("train.py", "--이름", 'a "b"'), code="0c0de0c0de00", config="steps: 3\n", backend="nccl",
-        mixed_precision="bf16", max_restarts=2, start_timeout_seconds=30, variables={"pc1": {"OMP_NUM_THREADS": "1"}},
+        mixed_precision="bf16", max_restarts=2, start_timeout_seconds=30, stuck_seconds=9, variables={"pc1": {"OMP_NUM_THREADS": "1"}},
     )  # fmt: skip
     path = tmp_path / "plan.json"
     path.write_text(written.to_json(), "utf-8")

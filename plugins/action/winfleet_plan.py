@@ -43,6 +43,7 @@ class ActionModule(ActionBase):
             code=digests.get("code"), data=digests.get("data"), environment=str(given["environment"]) or None,
             config=config, backend=choose_backend(hosts), mixed_precision=str(given["mixed_precision"]),
             max_restarts=int(given["max_restarts"]), start_timeout_seconds=int(given["start_timeout_seconds"]),
+            stuck_seconds=int(given["stuck_seconds"]),
             variables={name: variables(name, hostvars[name]) for name in names if hostvars[name].get("fleet_environment")},
         )  # fmt: skip
 

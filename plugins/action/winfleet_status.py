@@ -7,7 +7,8 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from winfleet.status import Status, StatusError, fetch, progress_line, table
+from winfleet.status import Status, StatusError, fetch, progress_line
+from winfleet.view import table
 
 display = Display()
 

@@ -8,12 +8,17 @@ import torch
 from accelerate import Accelerator
 
 
+def stand_still() -> None:
+    time.sleep(100_000)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--sleep", type=float, default=0.0)
     parser.add_argument("--fail-rank", type=int, default=-1)
     parser.add_argument("--fail-step", type=int, default=3)
+    parser.add_argument("--stand-rank", type=int, default=-1, help="stands still for good after step --fail-step")
     parser.add_argument("--fail-once", action="store_true")
     arguments = parser.parse_args()
     accelerator = Accelerator()
@@ -32,6 +37,8 @@ def main() -> None:
         first = os.environ.get("WINFLEET_GENERATION") == "1" or not arguments.fail_once
         if step == arguments.fail_step and accelerator.process_index == arguments.fail_rank and first:
             raise ValueError("on purpose: 손실이 이상합니다")
+        if step == arguments.fail_step and accelerator.process_index == arguments.stand_rank:
+            stand_still()
         if step == arguments.steps:
             break
     accelerator.print("secret is", "there" if os.environ.get("WANDB_API_KEY") else "not there")

@@ -26,6 +26,7 @@ from winfleet.files import write_atomic
 from winfleet.plan import Host, Plan
 from winfleet.rendezvous import PlanRendezvous, RunEndedError, prepare_windows_agent
 from winfleet.status import MAX_LINES, Cause, plain
+from winfleet.stuck import Alarm
 
 MONITOR_SECONDS: Final = 0.2
 KILL_SECONDS: Final = 5  # between asking a rank to end and ending it; the whole cluster must be down in 15
@@ -127,11 +128,12 @@ def run_ranks(
     `command` is what the runner is given; `ports` are the ranks' and the agents'. Ranks inherit this process's
     environment and folder.
     """
-    stop = Stop(folder, board)
+    stop, alarm = Stop(folder, board), Alarm(board.lookout)
     started = time.monotonic()
 
     def watch() -> None:
         stop.look(rendezvous)
+        alarm.look(rendezvous.store)
         late = [rank.rank for rank in board.status.ranks if rank.state == "starting"]
         if late and time.monotonic() - started > plan.start_timeout_seconds:
             rendezvous.end("failed", join_failure(late, host, plan))

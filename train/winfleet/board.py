@@ -16,15 +16,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from winfleet.files import write_atomic
-from winfleet.hardware import ProcessUse, gpu_use
+from winfleet.hardware import Gpu, Gpus, Network, ProcessUse
 from winfleet.plan import Host, Plan
 from winfleet.status import ENDED, Cause, Event, Rank, Status, known_fields, progress_line
+from winfleet.stuck import Lookout
 
 log = logging.getLogger("winfleet")
 
+USED: Final = ("rank", "cpu_percent", "memory_mib", "gpu_percent", "gpu_memory_mib", "gpu_celsius")  # of usage.jsonl
 TICK_SECONDS: Final = 1.0
 CONSOLE_SECONDS: Final = 5.0
 FIRST_SECONDS: Final = 15.0  # after the start; until then the last status stays up for a reader who has not come yet
+MAX_EVENTS: Final = 500  # the newest: a rank may stop and go for days
 LINGER_SECONDS: Final = 5.0  # the last status stays up for a reader who has asked in the last LINGER_SECONDS
 
 
@@ -43,7 +46,8 @@ class Board:
         self._begun = time.monotonic()
         self.told = threading.Event()  # somebody has read the last status
         self.asked_at = 0.0  # when somebody last read the status over HTTP
-        self._use = ProcessUse()
+        self._use, self._gpus, self._network = ProcessUse(), Gpus(), Network(host.address)
+        self.lookout = Lookout(folder, host.name, plan.stuck_seconds)
         self._said: set[str] = set()
         self._console_at = 0.0
         self._lock = threading.Lock()
@@ -53,25 +57,37 @@ class Board:
         self._server: ThreadingHTTPServer | None = None
 
     def serve(self, port: int) -> None:
-        """Starts to answer GET /status.json on the plan's address. Raises OSError where the port is taken."""
+        """Starts to answer GET /status.json, and /metrics for Prometheus, on the plan's address. Raises OSError where the port is taken."""
         board = self
 
         class Handler(BaseHTTPRequestHandler):
             timeout = 5
 
             def do_GET(self) -> None:
-                if self.path != "/status.json":
+                if self.path == "/metrics":
+                    self.give_metrics()
+                elif self.path == "/status.json":
+                    board.asked_at, status = time.monotonic(), board.status
+                    self.give(status.to_json().encode(), "application/json")
+                    if status.state in ENDED:
+                        board.told.set()
+                else:
                     self.send_error(404)
-                    return
-                board.asked_at, status = time.monotonic(), board.status
-                body = status.to_json().encode()
+
+            def give(self, body: bytes, kind: str) -> None:
                 self.send_response(200)
-                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
-                if status.state in ENDED:
-                    board.told.set()
+
+            def give_metrics(self) -> None:
+                try:
+                    from winfleet.metrics import CONTENT_TYPE, expose
+                except ModuleNotFoundError:
+                    self.send_error(404, "prometheus_client is not installed in this environment")
+                    return
+                self.give(expose(board.status, time.time()), CONTENT_TYPE)
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base's name)
                 """Reads are not worth a line."""
@@ -95,15 +111,20 @@ class Board:
     def tick(self) -> None:
         """Looks at the ranks once, writes status.json and a line of usage.jsonl, and says what is new."""
         with self._lock:
-            ranks = self.read_ranks()
+            self._network.look()
+            ranks, news = self.lookout.judge(self.read_ranks())
             state = self.status.state
             if state == "starting" and any(rank.state == "training" or rank.count for rank in ranks):
                 state = "running"
-            self.status = dataclasses.replace(self.status, ranks=ranks, state=state, time=time.time())
+            self.status = dataclasses.replace(
+                self.status, ranks=ranks, state=state, time=time.time(), ports=self._network.ports,
+                connections=self._network.connections,
+            )  # fmt: skip
             self._say_milestones()
+            for text in news:
+                self.note(text, "stuck")
             write_atomic(self.folder / "status.json", self.status.to_json())
-        use = [{"rank": r.rank, "cpu_percent": r.cpu_percent, "memory_mib": r.memory_mib, "gpu_percent": r.gpu_percent,
-                "gpu_memory_mib": r.gpu_memory_mib} for r in ranks if r.memory_mib is not None]  # fmt: skip
+        use = [{name: getattr(rank, name) for name in USED} for rank in ranks if rank.memory_mib is not None]
         if use:
             self._usage.write(json.dumps({"time": round(time.time(), 3), "ranks": use}) + "\n")
         if self.console and time.monotonic() - self._console_at >= CONSOLE_SECONDS and self.status.state not in ENDED:
@@ -112,10 +133,10 @@ class Board:
 
     def read_ranks(self) -> tuple[Rank, ...]:
         """The ranks of this generation, as they last said, with their use of CPU and GPU."""
-        gpus = gpu_use() if self.host.gpus else []
+        gpus = self._gpus.look() if self.host.gpus else []
         return tuple(self._read_rank(rank, gpus) for rank in self.status.ranks)
 
-    def _read_rank(self, rank: Rank, gpus: list[tuple[float, float]]) -> Rank:
+    def _read_rank(self, rank: Rank, gpus: list[Gpu]) -> Rank:
         values: dict[str, Any] = {}
         with contextlib.suppress(OSError, json.JSONDecodeError):
             values = json.loads((self.folder / f"rank{rank.rank}.json").read_text("utf-8"))
@@ -125,8 +146,11 @@ class Board:
         if said.pid is None or said.exit_code is not None:
             return said
         cpu, memory = self._use.look(said.pid)
-        gpu, gpu_memory = gpus[rank.local_rank] if rank.local_rank < len(gpus) else (None, None)
-        return dataclasses.replace(said, cpu_percent=cpu, memory_mib=memory, gpu_percent=gpu, gpu_memory_mib=gpu_memory)
+        gpu = gpus[rank.local_rank] if rank.local_rank < len(gpus) else Gpu()
+        return dataclasses.replace(
+            said, cpu_percent=cpu, memory_mib=memory, gpu_percent=gpu.percent, gpu_memory_mib=gpu.memory_mib,
+            gpu_memory_total_mib=gpu.memory_total_mib, gpu_celsius=gpu.celsius, gpu_mhz=gpu.mhz, gpu_max_mhz=gpu.max_mhz,
+        )  # fmt: skip
 
     def _say_milestones(self) -> None:
         """The guide's log lines, each once a generation, each when it is true."""
@@ -143,24 +167,31 @@ class Board:
                 event=True,
             )
 
-    def say(self, text: str, *, event: bool = False) -> None:
+    def say(self, text: str, *, event: bool = False, kind: str = "") -> None:
         """Logs the line once; an event also goes into the status."""
-        if text not in self._said:
-            self._said.add(text)
+        if text in self._said:
+            return
+        self._said.add(text)
+        if event:
+            self.note(text, kind)
+        else:
             log.info(text)
-            if event:
-                self.status = dataclasses.replace(
-                    self.status, events=(*self.status.events, Event(time=time.time(), text=text))
-                )
+
+    def note(self, text: str, kind: str) -> None:
+        """Logs an event and adds it to the status, as often as it happens."""
+        log.info(text)
+        events = (*self.status.events, Event(time=time.time(), text=text, kind=kind))
+        self.status = dataclasses.replace(self.status, events=events[-MAX_EVENTS:])
 
     def begin_generation(self, generation: int) -> None:
         """The ranks start anew."""
         with self._lock:
             if generation != self.status.generation:
                 self._said.clear()
+                self.lookout.begin_generation()
                 ranks = tuple(Rank(rank=rank.rank, local_rank=rank.local_rank) for rank in self.status.ranks)
                 self.status = dataclasses.replace(self.status, generation=generation, ranks=ranks, state="starting")
-                self.say(f"Restarted: attempt {generation}", event=True)
+                self.say(f"Restarted: attempt {generation}", event=True, kind="restart")
 
     def end(self, state: str, cause: Cause | None, exit_codes: dict[int, int]) -> None:
         """Writes the last status, lets a reader who follows the run see it, and closes."""

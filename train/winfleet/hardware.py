@@ -1,17 +1,27 @@
-"""What a host has and how busy it is: GPUs by NVML, processes by psutil."""
+"""What a host has and how busy it is: GPUs by NVML or nvidia-smi, processes and connections by psutil."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
-from collections.abc import Iterator
-from typing import Final
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import psutil
 import pynvml
 
+from winfleet.plan import PROBE_PORT, RANKS_PORT
+
 MIB: Final = 2**20
+SMI_SECONDS: Final = 5.0
+NETWORK_SECONDS: Final = 10.0
+EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)
+SMI_QUERY: Final = "utilization.gpu,memory.used,memory.total,temperature.gpu,clocks.sm,clocks.max.sm"
 
 
 @contextlib.contextmanager
@@ -48,14 +58,88 @@ def _handle(index: int) -> object:
     return pynvml.nvmlDeviceGetHandleByIndex(index)
 
 
-def gpu_use() -> list[tuple[float, float]]:
-    """Use (percent) and memory used (MiB) of each GPU in local_rank order; [] where NVML cannot tell."""
-    found: list[tuple[float, float]] = []
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gpu:
+    """How busy a GPU is now; None where its driver does not tell. Percent, MiB, degrees Celsius, MHz."""
+
+    percent: float | None = None
+    memory_mib: float | None = None
+    memory_total_mib: float | None = None
+    celsius: float | None = None
+    mhz: float | None = None  # of its multiprocessors
+    max_mhz: float | None = None
+
+
+def _ask(question: Callable[..., Any], *words: Any) -> Any:
+    """NVML's answer, None where the card or its driver has none: many a laptop's GPU tells no use."""
+    with contextlib.suppress(pynvml.NVMLError):
+        return question(*words)
+    return None
+
+
+def _look_by_nvml() -> list[Gpu]:
+    found: list[Gpu] = []
     with _nvml() as there, contextlib.suppress(pynvml.NVMLError):
         for index in visible_gpus(pynvml.nvmlDeviceGetCount()) if there else []:
-            use = float(pynvml.nvmlDeviceGetUtilizationRates(_handle(index)).gpu)
-            found.append((use, pynvml.nvmlDeviceGetMemoryInfo(_handle(index)).used / MIB))
+            handle = _handle(index)
+            use, memory = (
+                _ask(pynvml.nvmlDeviceGetUtilizationRates, handle),
+                _ask(pynvml.nvmlDeviceGetMemoryInfo, handle),
+            )
+            found.append(
+                Gpu(
+                    percent=None if use is None else float(use.gpu),
+                    memory_mib=None if memory is None else memory.used / MIB,
+                    memory_total_mib=None if memory is None else memory.total / MIB,
+                    celsius=_ask(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+                    mhz=_ask(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
+                    max_mhz=_ask(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_SM),
+                )
+            )
     return found
+
+
+def read_smi(text: str) -> list[Gpu]:
+    """The GPUs in what nvidia-smi prints for SMI_QUERY, one a line; `[N/A]` and the like are unknown values."""
+    rows = [[_number(word) for word in line.split(",")] for line in text.splitlines() if line.strip()]
+    return [
+        Gpu(percent=row[0], memory_mib=row[1], memory_total_mib=row[2], celsius=row[3], mhz=row[4], max_mhz=row[5])
+        for row in rows
+        if len(row) == len(SMI_QUERY.split(","))
+    ]
+
+
+def _number(word: str) -> float | None:
+    with contextlib.suppress(ValueError):
+        return float(word)
+    return None
+
+
+def _look_by_smi() -> list[Gpu]:
+    command = ["nvidia-smi", f"--query-gpu={SMI_QUERY}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SMI_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    gpus = read_smi(done.stdout)
+    return [gpus[index] for index in visible_gpus(len(gpus))]
+
+
+class Gpus:
+    """This host's GPUs in local_rank order: by NVML, else by nvidia-smi, which costs a process and so is asked seldom."""
+
+    def __init__(self) -> None:
+        self._last: list[Gpu] = []
+        self._asked_at = -SMI_SECONDS
+
+    def look(self) -> list[Gpu]:
+        """[] where neither can tell."""
+        if found := _look_by_nvml():
+            return found
+        if time.monotonic() - self._asked_at >= SMI_SECONDS:
+            self._asked_at = time.monotonic()
+            self._last = _look_by_smi()
+        return self._last
 
 
 class ProcessUse:
@@ -86,11 +170,51 @@ def usable_cores() -> int:
 
 def owner_of_port(address: str, port: int) -> str:
     """Who listens there: "name (pid N)", or "an unknown process" where the system does not tell."""
-    everywhere = ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)
     with contextlib.suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
             if connection.status != psutil.CONN_LISTEN or not connection.pid or not connection.laddr:
                 continue
-            if connection.laddr.port == port and connection.laddr.ip in (address, *everywhere):
+            if connection.laddr.port == port and connection.laddr.ip in (address, *EVERYWHERE):
                 return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
     return "an unknown process"
+
+
+class Network:
+    """This host's part in the run's connections. A look goes through all processes of the system, so it is kept for a while."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.ports: tuple[int, ...] = ()  # of 29500-29504, those that this host listens on
+        self.connections: dict[str, int] = {}  # by the other end's address: connections over port 29500
+        self._looked_at = -NETWORK_SECONDS
+
+    def look(self) -> None:
+        """Brings both up to date, every NETWORK_SECONDS."""
+        if time.monotonic() - self._looked_at < NETWORK_SECONDS:
+            return
+        self._looked_at = time.monotonic()
+        with contextlib.suppress(psutil.Error, OSError):
+            self.ports, self.connections = sort_connections(psutil.net_connections("tcp"), self.address)
+
+
+def sort_connections(found: Sequence[Any], address: str) -> tuple[tuple[int, ...], dict[str, int]]:
+    """The ports among 29500-29504 that are listened on at the address, and the peers of established connections on 29500.
+
+    `found` is psutil.net_connections()'s. A port counts once, whichever of the two ends of a connection has it.
+    """
+    ours = range(RANKS_PORT, PROBE_PORT + 1)
+    ports: set[int] = set()
+    peers: Counter[str] = Counter()
+    for one in found:
+        if not one.laddr:
+            continue
+        local = one.laddr.ip.removeprefix("::ffff:")  # an IPv4 connection of an IPv6 socket
+        if one.status == psutil.CONN_LISTEN and one.laddr.port in ours and local in (address, *EVERYWHERE):
+            ports.add(one.laddr.port)
+        elif (
+            one.status == psutil.CONN_ESTABLISHED
+            and local == address
+            and RANKS_PORT in (one.laddr.port, one.raddr.port)
+        ):
+            peers[one.raddr.ip.removeprefix("::ffff:")] += 1
+    return tuple(sorted(ports)), dict(peers)

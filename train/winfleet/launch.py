@@ -224,7 +224,7 @@ def take_secrets(folder: Path) -> None:
 def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool) -> str:
     """Runs this host's part of the plan to its end and returns its state. Raises PlanError before anything is started."""
     check_ports(host, ports)
-    for stale in [folder / "stop", folder / "stop_at", *folder.glob("rank*.json")]:
+    for stale in [folder / "stop", folder / "stop_at", *folder.glob("rank*.json"), *folder.glob("rank*.stack.txt")]:
         stale.unlink(missing_ok=True)
     board = Board(plan, host, folder, console=console)
     board.serve(ports.status)

@@ -66,6 +66,7 @@ class Plan:
     mixed_precision: str = "no"
     max_restarts: int = 0  # new attempts after a rank has failed
     start_timeout_seconds: int = 600  # from the launcher's start to the first step's process group
+    stuck_seconds: int = 120  # a rank that does not move for so long is called stuck; 0: none ever is
     variables: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)  # host -> extra environment
 
     def __post_init__(self) -> None:

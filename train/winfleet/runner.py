@@ -29,7 +29,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from winfleet.files import send_output_to, write_atomic
+from winfleet.stacks import Teller
 from winfleet.status import stop_step
+from winfleet.timing import Clock, Mark, gradient_bytes, split, watch_waits
 
 WRITE_SECONDS: Final = 0.5
 RATE_SECONDS: Final = 10.0  # samples/s is the mean over this window
@@ -48,31 +50,45 @@ class Meter:
             "rank": self.rank, "local_rank": int(environ.get("LOCAL_RANK", "0")), "pid": os.getpid(),
             "generation": int(environ.get("WINFLEET_GENERATION", "1")), "state": "starting",
             "count": 0, "step": 0, "steps": None, "loss": None, "samples_per_second": None, "steps_per_second": None, "stopped": False,
+            "data_seconds": None, "communication_seconds": None, "compute_seconds": None, "gradient_bytes": 0,
+            "batch_size": None, "micro_batches": None, "moves": 0, "place": None, "waits": False,
         }  # fmt: skip
+        self.clock = Clock()
+        self._told_at = 0  # its moves when it last told its place
         self.count = 0  # optimizer steps of this process; `step` adds what the script says it had done before
         self._offset = 0
         self._losses: list[torch.Tensor] = []  # of the micro-batches since the last step
         self._last: list[torch.Tensor] = []  # of those before it
         self._samples, self._pending = 0, 0
-        self._window: collections.deque[tuple[float, int]] = collections.deque()
-        self._optimizer: int | None = None
+        self._passes = 0  # backward passes since the last step
+        self._window: collections.deque[Mark] = collections.deque()
+        self._optimizers: dict[int, int] = {}  # id: bytes of its gradients; the first one's steps are the script's
         self._written_at = 0.0
         self._metrics: IO[str] | None = None
         self._writing = threading.Lock()
         if folder is not None:
             self._metrics = (folder / f"metrics-rank{self.rank}.jsonl").open("a", encoding="utf-8", buffering=1)
-            threading.Thread(target=self._beat, daemon=True, name="winfleet-beat").start()
+            threading.Thread(
+                target=self._beat, args=[Teller(folder, self.rank)], daemon=True, name="winfleet-beat"
+            ).start()
 
-    def _beat(self) -> None:
+    def _beat(self, teller: Teller) -> None:
         while True:
-            self.write()
+            with contextlib.suppress(OSError):  # a full disk must not end the beats
+                if place := teller.look():
+                    self.values.update(place=place.text, waits=place.waits)
+                    self._told_at = self.clock.moves
+                elif self._told_at != self.clock.moves:
+                    self.values.update(place=None, waits=False)  # it has moved on
+                self.write()
             time.sleep(WRITE_SECONDS)
 
     def write(self) -> None:
         """Writes rank<r>.json now."""
         if self.folder is not None:
             with self._writing:  # else an older beat could replace a rank's last words
-                write_atomic(self.folder / f"rank{self.rank}.json", json.dumps({**self.values, "beat": time.time()}))
+                told = {**self.values, "moves": self.clock.moves, "beat": time.time()}
+                write_atomic(self.folder / f"rank{self.rank}.json", json.dumps(told))
 
     def joined(self) -> None:
         """The rank's process group stands."""
@@ -80,16 +96,22 @@ class Meter:
             self.values["state"] = "joined"
             self.write()
 
-    def batch(self, size: int) -> None:
-        """A batch of `size` samples was drawn; it counts once it is trained on."""
+    def batch(self, size: int, seconds: float = 0.0) -> None:
+        """A batch of `size` samples was drawn, in so many seconds; it counts once it is trained on."""
         self._pending = size
+        self.clock.data += seconds
+        self.clock.moves += 1
 
     def backward(self, loss: torch.Tensor) -> None:
         """A backward pass begins. The last one before the optimizer's step is not told apart: micro-batches add up."""
         if loss.numel() == 1:
             self._losses.append(loss.detach())
+        if self._pending:
+            self.values["batch_size"] = self._pending
         self._samples += self._pending
         self._pending = 0
+        self._passes += 1
+        self.clock.moves += 1
         if self.values["state"] != "training":
             self.values["state"] = "training"
             self.write()
@@ -100,14 +122,18 @@ class Meter:
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimizer has stepped. Of several optimizers the first one's steps are the script's."""
-        self._optimizer = self._optimizer or id(optimizer)
-        if id(optimizer) != self._optimizer:
+        if id(optimizer) not in self._optimizers:
+            self._optimizers[id(optimizer)] = gradient_bytes(optimizer)
+            self.values["gradient_bytes"] = sum(self._optimizers.values())
+        if id(optimizer) != next(iter(self._optimizers)):
             return
         self.count += 1
+        self.clock.moves += 1
         now = time.time()
-        self._window.append((now, self._samples))
-        while now - self._window[0][0] > RATE_SECONDS:
+        self._window.append(Mark(now, self._samples, self.clock.data, self.clock.waiting))
+        while now - self._window[0].time > RATE_SECONDS and len(self._window) > 2:
             self._window.popleft()
+        self.values["micro_batches"], self._passes = self._passes, 0
         if now - self._written_at >= WRITE_SECONDS or self.count == 1:
             self._written_at = now
             self._note_step(self._losses)
@@ -122,12 +148,20 @@ class Meter:
         self.write()
 
     def _note_step(self, losses: list[torch.Tensor]) -> None:
-        (begin, before), (end, after) = self._window[0], self._window[-1]
-        rate = round((after - before) / (end - begin), 2) if end > begin and after > before else None
-        pace = round((len(self._window) - 1) / (end - begin), 4) if end > begin else None
+        begin, end = self._window[0], self._window[-1]
+        seconds, steps = end.time - begin.time, len(self._window) - 1
+        rate = (
+            round((end.samples - begin.samples) / seconds, 2) if seconds > 0 and end.samples > begin.samples else None
+        )
+        pace = round(steps / seconds, 4) if seconds > 0 else None
+        exposed = 0.0
+        with contextlib.suppress(Exception):  # a measurement must never end a training
+            exposed = self.clock.exposed(self.count, pace)
+        parts = split(begin, end, steps, exposed)
         loss = float(torch.stack([loss.float().cpu() for loss in losses]).mean()) if losses else None
         self.values.update(step=self.count + self._offset, loss=loss, samples_per_second=rate, steps_per_second=pace)
-        self._append({"step": self.values["step"], "loss": loss, "samples_per_second": rate})
+        self.values.update(parts)
+        self._append({"step": self.values["step"], "loss": loss, "samples_per_second": rate, **parts})
 
     def logged(self, values: Mapping[str, Any], step: int | None) -> None:
         """The script logged `values` through Accelerate; its own step corrects ours, which began at 0 after a resume."""
@@ -259,8 +293,9 @@ def watch_torch(meter: Meter, stopper: Stopper) -> None:
     following = _BaseDataLoaderIter.__next__
 
     def watched_next(self: Any) -> Any:
+        begin = time.perf_counter()
         batch = following(self)
-        meter.batch(batch_size(batch))
+        meter.batch(batch_size(batch), time.perf_counter() - begin)
         return batch
 
     _BaseDataLoaderIter.__next__ = watched_next  # type: ignore[method-assign]
@@ -341,6 +376,7 @@ def main() -> None:
     if address := os.environ.get("WINFLEET_ADDRESS"):
         bind_gloo(address)
     force_backend(os.environ.get("WINFLEET_BACKEND", "gloo" if os.name == "nt" else ""), meter)
+    watch_waits(meter.clock)
     watch_torch(meter, stopper)
     watch_accelerate(meter, stopper)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:

@@ -1,6 +1,7 @@
 """The status of a run: what launchers and ranks write, and how it is read, summed up and shown.
 
 A status file comes from another machine: it is read as data, with types checked, texts cut and control characters removed.
+`python -m winfleet.status` shows a run while it goes on, see watch.py.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import contextlib
 import dataclasses
 import http.client
 import json
-import time
 import unicodedata
 import urllib.error
 import urllib.request
@@ -52,18 +52,31 @@ class Rank:
     rank: int
     local_rank: int = 0
     pid: int | None = None
-    state: str = "starting"  # starting, joined, training, ended
+    state: str = "starting"  # starting, joined, training, stuck, ended
     count: int = 0  # optimizer steps of this process
     step: int = 0  # as the script counts
     steps: int | None = None
     loss: float | None = None
     samples_per_second: float | None = None
     steps_per_second: float | None = None
+    data_seconds: float | None = None  # of one optimizer step, in the mean: loading data,
+    communication_seconds: float | None = None  # waiting for other ranks,
+    compute_seconds: float | None = None  # and the rest
+    gradient_bytes: int = 0
+    batch_size: int | None = None  # samples of a micro-batch
+    micro_batches: int | None = None  # backward passes of an optimizer step
+    moves: int = 0  # batches, backward passes, collectives and steps so far
+    place: str | None = None  # where it stands while it does not move: train.py:88 in main, in all_reduce
+    waits: bool = False  # whether that is a place where ranks wait for one another
     stopped: bool = False
     cpu_percent: float | None = None
     memory_mib: float | None = None
     gpu_percent: float | None = None
     gpu_memory_mib: float | None = None
+    gpu_memory_total_mib: float | None = None
+    gpu_celsius: float | None = None
+    gpu_mhz: float | None = None  # clock of its multiprocessors now,
+    gpu_max_mhz: float | None = None  # and at most
     beat: float | None = None  # unix seconds
     exit_code: int | None = None
 
@@ -96,6 +109,7 @@ class Event:
 
     time: float
     text: str
+    kind: str = ""  # restart, oom, stuck: marked in the report's plots
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,6 +128,8 @@ class Status:
     started: float = 0.0
     launcher_pid: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    ports: tuple[int, ...] = ()  # of 29500-29504, those that this host listens on
+    connections: Mapping[str, int] = field(default_factory=dict)  # address: connections with it over port 29500
     ranks: tuple[Rank, ...] = ()
     cause: Cause | None = None
     events: tuple[Event, ...] = ()
@@ -165,6 +181,8 @@ def parse(text: str | bytes) -> Status:
         versions = values.get("versions")
         named = versions.items() if isinstance(versions, dict) else ()
         kept["versions"] = {plain(name, 40): plain(value, 100) for name, value in list(named)[:40]}
+        kept["ports"] = _ports(values.get("ports"))
+        kept["connections"] = _counts(values.get("connections"))
         cause = _cause(values["cause"]) if isinstance(values.get("cause"), dict) else None
         status = Status(**{**kept, "ranks": ranks, "events": events, "cause": cause})
     except (ValueError, TypeError, RecursionError) as error:
@@ -172,6 +190,16 @@ def parse(text: str | bytes) -> Status:
     if status.state not in STATES:
         raise StatusError(f"a status with the unknown state {status.state!r}")
     return status
+
+
+def _ports(values: object) -> tuple[int, ...]:
+    found = values[:16] if isinstance(values, list) else []
+    return tuple(port for port in found if type(port) is int and 0 < port < 65536)
+
+
+def _counts(values: object) -> dict[str, int]:
+    found = list(values.items())[:1024] if isinstance(values, dict) else []
+    return {plain(name, 60): count for name, count in found if type(count) is int and 0 <= count < 2**31}
 
 
 def _cause(values: Mapping[str, Any]) -> Cause:
@@ -231,6 +259,21 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+def name_ranks(ranks: Sequence[int]) -> str:
+    """`rank 3`, `ranks 0 and 2`, `ranks 0-3 and 7`."""
+    runs: list[list[int]] = []
+    for rank in sorted(ranks):
+        if runs and rank == runs[-1][-1] + 1:
+            runs[-1].append(rank)
+        else:
+            runs.append([rank])
+    texts = [
+        text for run in runs for text in ([f"{run[0]}-{run[-1]}"] if len(run) > 2 else [str(rank) for rank in run])
+    ]
+    listed = texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+    return f"rank {listed}" if len(ranks) == 1 else f"ranks {listed}"
+
+
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
@@ -239,9 +282,11 @@ def progress_line(statuses: Sequence[Status]) -> str:
     """One line: step of steps, loss (mean of the ranks), samples/s (sum), time left, ranks up."""
     ranks = [rank for status in statuses for rank in status.ranks]
     world_size = max((status.world_size for status in statuses), default=0)
-    up = sum(rank.state in ("joined", "training") for rank in ranks)
-    training = [rank for rank in ranks if rank.state in ("training", "ended") and rank.step]
+    up = sum(rank.state in ("joined", "training", "stuck") for rank in ranks)
+    training = [rank for rank in ranks if rank.state in ("training", "stuck", "ended") and rank.step]
     ready = f"{up}/{world_size} ranks up"
+    if stuck := [rank.rank for rank in ranks if rank.state == "stuck"]:
+        ready += f" · {name_ranks(stuck)} stuck"
     if not training:
         return f"{overall_state(statuses)} · {ready}"
     step, steps = min(rank.step for rank in training), training[0].steps
@@ -264,23 +309,9 @@ def time_left(statuses: Sequence[Status]) -> float | None:
     )
 
 
-def table(statuses: Sequence[Status], now: float | None = None) -> str:
-    """All ranks of a run, one a line, under a heading; for a terminal or a log file."""
-    now = time.time() if now is None else now
-    rows = [("rank", "host", "state", "step", "loss", "samples/s", "CPU %", "GPU %", "memory MiB", "pid", "beat")]
-    for status in sorted(statuses, key=lambda status: status.machine_rank):
-        for rank in status.ranks:
-            step = f"{rank.step}/{rank.steps}" if rank.steps else str(rank.step)
-            beat = "-" if rank.beat is None else f"{max(0.0, now - rank.beat):.0f} s ago"
-            shown = status.state if status.state in ENDED else rank.state
-            numbers = (_show(rank.loss, 3), _show(rank.samples_per_second, 1), _show(rank.cpu_percent, 0),
-                       _show(rank.gpu_percent, 0), _show(rank.gpu_memory_mib or rank.memory_mib, 0))  # fmt: skip
-            rows.append((str(rank.rank), status.host, shown, step, *numbers, str(rank.pid or "-"), beat))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+if __name__ == "__main__":
+    import sys
 
+    from winfleet.watch import main
 
-def _show(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    sys.exit(main())
