@@ -23,7 +23,7 @@ from windows_lab import MASTER, Lab, in_the_lab, windows
 from winfleet.lock import read_lock
 from winfleet.one_pc import full_command
 from winfleet.plan import PlanError
-from winfleet.wheels import download, wheels_folder
+from winfleet.wheels import Environment, download
 
 PYTHON, UV = "C:\\lab\\python\\python.exe", "C:\\lab\\python\\uv.exe"
 TRAINING = {
@@ -58,10 +58,12 @@ def door(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Door:
 def wheels() -> Path:
     """All wheels of the lock for Windows, as the controller keeps them for workers without internet."""
     lock = read_lock(ROOT / "train", ROOT / "train", find_uv_bin(), "3.11", "auto")
-    wanted = (lock["requirements"], lock["torch"], "3.11", "win_amd64")
-    folder = wheels_folder(Path("~/.cache/winfleet").expanduser(), *wanted)
+    wanted = Environment(
+        requirements=lock["requirements"], torch=lock["torch"], python_version="3.11", platform="win_amd64"
+    )
+    folder = wanted.folder(Path("~/.cache/winfleet").expanduser())
     if not folder.is_dir():
-        download(folder, *wanted)
+        download(folder, wanted)
     return folder
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from winfleet.digest_cache import DigestCache
 from winfleet.folders import SHORT, FolderError, digest, list_files
+from winfleet.names import explain_unholdable
 from winfleet.package import stage
 from winfleet.receiver import keep_key
 from winfleet.torrents import SwarmError, make_torrent
@@ -17,6 +19,7 @@ class ActionModule(ActionBase):
     """winfleet_digest: {"folders": {kind: path or ""}} becomes {"digests": {kind: 64 hex}, "sources": {kind: path}, "bytes"}.
 
     Where a host's own connection is slow for files, folders above `swarm_mb` get a torrent: "torrents" {kind: file}.
+    A file name that a Windows host cannot hold is refused here, before anything is sent.
     """
 
     _supports_check_mode = True
@@ -27,20 +30,24 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         cache = Path(self._task.args["cache"]).expanduser()
         given = {kind: Path(path).expanduser() for kind, path in self._task.args["folders"].items() if path}
+        hostvars, present = task_vars["hostvars"], task_vars["ansible_play_hosts"]
+        hosts = {name: (hostvars[name].get("fleet_host") or {}).get("host", {}) for name in present}
         try:
             sources = {"agent": stage(cache / "agent"), **given}
             names = {kind: list_files(path, honour_git=kind == "code") for kind, path in sources.items()}
-            digests = {kind: digest(path, names[kind]) for kind, path in sources.items()}
+            for kind, path in given.items():
+                if why := explain_unholdable(f"{kind} {path}", kind, names[kind], hosts):
+                    raise FolderError(why)
+            digests = {kind: known_digest(cache, path, names[kind]) for kind, path in sources.items()}
             sizes = {kind: sum((path / name).stat().st_size for name in names[kind]) for kind, path in sources.items()}
-            connections = {
-                task_vars["hostvars"][name]["ansible_connection"] for name in task_vars["ansible_play_hosts"]
-            }
+            connections = {hostvars[name]["ansible_connection"] for name in present}
             limit = float(self._task.args["swarm_mb"]) * 1e6
             big = [kind for kind, size in sizes.items() if size > limit and connections & {"winrm", "psrp"}]
             keep_key(cache / "transfer.key")
             torrents = {kind: keep_torrent(cache, sources[kind], names[kind], digests[kind]) for kind in big}
         except (FolderError, SwarmError, OSError) as error:
-            raise AnsibleActionFail(f"controller: {error}\n  hint: give a folder that can be read") from None
+            what, _, hint = str(error).partition("\nhint: ")
+            raise AnsibleActionFail(f"controller: {what}\n  hint: {hint or 'give a folder that can be read'}") from None
         return {
             **result,
             "changed": False,
@@ -49,6 +56,14 @@ class ActionModule(ActionBase):
             "bytes": sizes,
             "torrents": {kind: str(p) for kind, p in torrents.items()},
         }
+
+
+def known_digest(cache: Path, source: Path, names: list[PurePosixPath]) -> str:
+    """The folder's digest; files that are known to be unchanged since the last time are not read again. Raises OSError."""
+    known = DigestCache(cache, source)
+    found = digest(source, names, known.content_of)
+    known.save()
+    return found
 
 
 def keep_torrent(cache: Path, source: Path, names: list[PurePosixPath], digest: str) -> Path:

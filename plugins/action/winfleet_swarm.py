@@ -13,7 +13,7 @@ ARCHIVE_SPARE = 1.1  # a tar archive is larger than its files
 
 
 class ActionModule(ActionBase):
-    """winfleet_swarm: home, wanted (winfleet_digest's result), kinds, keep, cache, logon."""
+    """winfleet_swarm: home, wanted (winfleet_digest's result), kinds, keep, cache, logon, task_password."""
 
     _supports_check_mode = True
     _supports_async = False
@@ -37,7 +37,10 @@ class ActionModule(ActionBase):
         address = addresses.pop(name)
         call = {
             "operation": "swarm", "home": given["home"],
-            "secrets": {"token": token_for(name, Path(given["cache"], "transfer.key").expanduser())},
+            "secrets": {
+                "token": token_for(name, Path(given["cache"], "transfer.key").expanduser()),
+                "task_password": str(given["task_password"]),
+            },
             "arguments": {
                 "host": name, "address": address, "peers": addresses, "folders": folders, "keep": int(given["keep"]),
                 "logon": str(given["logon"]), "port": int(task_vars.get("ansible_port", 5986)),

@@ -114,6 +114,14 @@ function Test-Writable {
     } catch { $false }
 }
 
+function Test-Making {
+    # Whether an environment is being made here: who makes it has its lock open (winfleet.making).
+    foreach ($lock in Get-ChildItem -Path "$base\env\*.lock" -ErrorAction SilentlyContinue) {
+        try { [IO.File]::Open($lock.FullName, 'Open', 'Read', 'None').Close() } catch { return $true }
+    }
+    $false
+}
+
 function Get-RunState {
     # As runs.py has it: "lost" where the launcher is gone.
     param([string]$Folder)
@@ -138,6 +146,7 @@ function Find-Host {
     if ($address) {
         foreach ($port in 29500..29504) {
             $found = Find-PortError -Address $address -Port $port
+            if ($found -eq 'taken' -and $port -eq 29502 -and (Test-Making)) { continue } # a rerun finds it going on
             if ($found -eq 'taken') { $taken["$port"] = Find-Owner -Port $port }
             elseif ($found -eq 'AccessDenied') { $taken["$port"] = 'a range that Windows keeps (netsh int ipv4 show excludedportrange protocol=tcp)' }
             elseif ($found) { $problem = $found }
@@ -154,6 +163,7 @@ function Find-Host {
         disk_free_gb = $(if ($near) { [Math]::Round((New-Object -TypeName System.IO.DriveInfo -ArgumentList $near).AvailableFreeSpace / 1e9, 1) } else { 0 })
         home = $base; writable = ($near -and (Test-Writable -Folder $near)); address = "$address"; address_error = $problem; ports_taken = $taken
         adapter = "$(Get-NetIPAddress -IPAddress $address -ErrorAction SilentlyContinue | Select-Object -First 1 -ExpandProperty InterfaceAlias)"
+        long_paths = [bool](Get-ItemProperty -LiteralPath 'HKLM:\SYSTEM\CurrentControlSet\Control\FileSystem' -Name LongPathsEnabled -ErrorAction SilentlyContinue).LongPathsEnabled
         gpus = @(Get-Gpu)
         run_state = if ($given.run) { Get-RunState -Folder ([IO.Path]::Combine($base, "runs\$($given.run)")) } else { 'none' }
         going_on = @($runs | Where-Object { (Get-RunState -Folder $_.FullName) -in 'starting', 'running' } | ForEach-Object { $_.Name })

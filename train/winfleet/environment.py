@@ -6,15 +6,19 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .folders import SHORT
 from .runs import HostError
 
 KEEP = 2  # environments: the new one, and the one before it
 OFFLINE_HINT = "set uv_env_wheels for a host without internet"
+LIMIT_MINUTES = 60.0  # a CUDA build has 3 GB, half an hour at 15 Mbit/s
+SILENT_SECONDS = "120"  # of an index, until uv asks again; its own 30 are few for a slow line
+SAID = 3_000  # characters of a program's last words
 
 LOOK = """
 import importlib.metadata, json, platform, sys
@@ -27,11 +31,22 @@ for name in json.loads(sys.argv[1]):
 print(json.dumps(found))
 """
 PROVE = """
-import torch
-for device in [f"cuda:{n}" for n in range(torch.cuda.device_count())] or ["cpu"]:
+import sys, torch
+gpus, seen = int(sys.argv[1]), torch.cuda.device_count()
+if gpus and not seen:
+    sys.exit(f"torch {torch.__version__} sees none of the {gpus} GPUs that nvidia-smi lists")
+for device in [f"cuda:{n}" for n in range(seen)] or ["cpu"]:
     ones = torch.ones(64, 64, device=device)
     assert float((ones @ ones).sum()) == 64.0**3, f"a matrix product on {device} is wrong"
 """
+
+
+class Step(NamedTuple):
+    """One command on the way to an environment."""
+
+    title: str
+    command: list[str]
+    hint: str
 
 
 def look(python: str, names: list[str]) -> dict[str, str]:
@@ -58,40 +73,104 @@ def interpreter(folder: Path) -> Path:
     return folder / "Scripts" / "python.exe" if os.name == "nt" else folder / "bin" / "python"
 
 
-def steps(given: Mapping[str, Any], folder: Path, requirements: Path) -> list[list[str]]:
+def build_of(folder: Path) -> str:
+    """Version of the environment's torch with its build, as 2.13.0+cu130; "" where there is none."""
+    packages = folder.glob("Lib/site-packages" if os.name == "nt" else "lib/python*/site-packages")
+    found = [path for place in packages for path in place.glob("torch-*.dist-info")]
+    return found[0].name[len("torch-") : -len(".dist-info")] if found else ""
+
+
+def is_cpu_build(version: str, *, windows: bool) -> bool:
+    """Whether a torch is the build without GPUs: +cpu, and what PyPI has for Windows."""
+    local = version.partition("+")[2]
+    return local == "cpu" or (windows and bool(version) and not local)
+
+
+def is_whole(folder: Path, given: Mapping[str, Any]) -> bool:
+    """Whether the environment is there. One without GPUs on a host that has got some since then does not count."""
+    return (folder / "winfleet.json").is_file() and not (
+        wanted_gpus(given) and is_cpu_build(build_of(folder), windows=os.name == "nt")
+    )
+
+
+def wanted_gpus(given: Mapping[str, Any]) -> int:
+    """How many GPUs torch must see: none where its CPU build is asked for by name."""
+    return 0 if given["torch_backend"] == "cpu" else int(given.get("gpus", 0))
+
+
+def steps(given: Mapping[str, Any], folder: Path, requirements: Path) -> list[Step]:
     """The commands that make the environment, in their order."""
     uv = str(given.get("uv") or folder.parent.parent / "agent" / ("uv.exe" if os.name == "nt" else "uv"))
     python, base = str(interpreter(folder)), given["base"] or given["python_version"]
     offline = ["--offline", "--no-index", "--find-links", str(given["wheels"])] if given["wheels"] else []
     backend = [f"--torch-backend={given['torch_backend']}"] if given["torch_backend"] and not offline else []
+    hint = f"is the package index reachable from this host? {given.get('offline_hint', OFFLINE_HINT)}"
+    build = (
+        "the wheels hold torch's CPU build: set uv_env_torch_backend as uv_env's README says" if offline
+        else "is the driver new enough for this build? set uv_env_torch_backend to another, as cu126, or to cpu"
+    )  # fmt: skip
     return [
-        [uv, "venv", "--quiet", "--python", str(base), *offline[:1], str(folder)],
-        [uv, "pip", "sync", "--quiet", "--python", python, "--require-hashes", *offline, str(requirements)],
-        [uv, "pip", "install", "--quiet", "--python", python, *offline, *backend, f"torch=={given['torch']}"],
-        [python, "-I", "-c", PROVE],
-    ]
+        Step("Python", [uv, "venv", "--python", str(base), *offline[:1], str(folder)], hint),
+        Step("packages", [uv, "pip", "sync", "--python", python, "--require-hashes", *offline, str(requirements)], hint),
+        Step("torch", [uv, "pip", "install", "--python", python, *offline, *backend, f"torch=={given['torch']}"], hint),
+        Step("a matrix product on each device", [python, "-I", "-c", PROVE, str(wanted_gpus(given))], build),
+    ]  # fmt: skip
 
 
-def make(home: Path, given: Mapping[str, Any], folder: Path) -> None:
-    """Makes the environment; its mark is written last, so that a half-made one is made again. Raises HostError."""
-    environment = {**os.environ}
-    if os.name != "nt":  # there it is set already, with all else that must not lie below the user's folder
-        environment["UV_PYTHON_INSTALL_DIR"] = str(home / "agent" / "interpreters")
+def make(home: Path, given: Mapping[str, Any], folder: Path, say: Callable[[str], object] = str) -> None:
+    """Makes the environment; its mark is written last, so that a half-made one is made again. Raises HostError.
+
+    `say` is told each step's title; what its program prints goes to env/<digest>.log.
+    """
+    environment = {**os.environ, "NO_COLOR": "1", "UV_PYTHON_INSTALL_DIR": str(home / "agent" / "interpreters")}
+    environment.setdefault("UV_HTTP_TIMEOUT", SILENT_SECONDS)
+    if os.name == "nt":  # nothing of ours lies below the user's folder, whose name may not be ASCII
+        environment |= {"UV_CACHE_DIR": str(home / "agent" / "cache"), "PYTHONUTF8": "1"}
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     requirements = folder.parent / f"{folder.name}.requirements.txt"
     requirements.write_text(given["requirements"], encoding="utf-8")
-    for command in steps(given, folder, requirements):
-        done = subprocess.run(command, env=environment, capture_output=True, check=False)
-        if done.returncode:
-            said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()[-3_000:]
-            raise HostError(
-                f"`{' '.join(command[:3])}` failed with {done.returncode}:\n{said}\n"
-                f"hint: is the package index reachable from this host? {given.get('offline_hint', OFFLINE_HINT)}"
-            )
+    minutes = float(given.get("limit_minutes") or LIMIT_MINUTES)
+    deadline, log = time.monotonic() + 60 * minutes, log_of(folder)
+    for step in steps(given, folder, requirements):
+        say(step.title)
+        run(step, environment, log, deadline, minutes)
     for old in sorted(folder.parent.glob("*/winfleet.json"), key=lambda path: path.stat().st_mtime)[: -KEEP + 1]:
         shutil.rmtree(old.parent)
     (folder / "winfleet.json").write_text(json.dumps({"digest": given["digest"]}), encoding="utf-8")
+
+
+def log_of(folder: Path) -> Path:
+    """The file with what uv prints while it makes this environment."""
+    return folder.with_name(f"{folder.name}.log")
+
+
+def last_words(log: Path) -> str:
+    """The end of what a program printed; "" where there is nothing."""
+    try:
+        return log.read_bytes()[-SAID:].decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+
+
+def run(step: Step, environment: Mapping[str, str], log: Path, deadline: float, minutes: float) -> None:
+    """Runs a step's command until it has ended, or until `deadline` (monotonic). Raises HostError with its last words."""
+    named = f"`{' '.join(step.command[:3])}`"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            step.command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=file, stderr=file
+        )
+        try:
+            code = process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise HostError(
+                f"{named} was not done after {minutes:.12g} minutes:\n{last_words(log)}\n"
+                "hint: run again, what was downloaded is kept; or set uv_env_limit_minutes for a slow line"
+            ) from None
+    if code:
+        raise HostError(f"{named} failed with {code}:\n{last_words(log)}\nhint: {step.hint}")
 
 
 def ensure(home: Path, given: Mapping[str, Any], *, check: bool) -> dict[str, Any]:
@@ -101,7 +180,7 @@ def ensure(home: Path, given: Mapping[str, Any], *, check: bool) -> dict[str, An
     """
     folder, changed = home / "env" / given["digest"][:SHORT], False
     python = given["python"] or str(interpreter(folder))
-    if not given["python"] and not (folder / "winfleet.json").is_file():
+    if not given["python"] and not is_whole(folder, given):
         if given["refuse"]:
             raise HostError(
                 f"no environment {folder}, and none is made with fleet_skip_deploy\n"

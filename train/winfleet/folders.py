@@ -11,9 +11,8 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from .files import replace
 
@@ -63,25 +62,25 @@ def _git_files(folder: Path) -> list[str] | None:
     return [name for name in names if name and _counts(folder / name)]
 
 
-def digest(folder: Path, names: Iterable[PurePosixPath]) -> str:
+def content_of(path: Path) -> tuple[str, int]:
+    """SHA-256 (64 hex digits) and size of a file. Raises OSError."""
+    content = hashlib.sha256()  # hashlib.file_digest is newer than some hosts' Python
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            content.update(block)
+        return content.hexdigest(), file.tell()
+
+
+def digest(folder: Path, names: Iterable[PurePosixPath], look: Callable[[Path], tuple[str, int]] = content_of) -> str:
     """SHA-256 (64 hex digits) over each file's path, size and content, in the order of the paths.
 
-    Modification times, owners and empty folders do not matter.
+    Modification times, owners and empty folders do not matter. `look` may know a file's content without reading it.
     """
     total = hashlib.sha256()
     for name in sorted(names):
-        with (folder / name).open("rb") as file:
-            content, size = _file_digest(file), file.tell()
+        content, size = look(folder / name)
         total.update(f"{content} {size} {name}\n".encode("utf-8", "surrogateescape"))
     return total.hexdigest()
-
-
-def _file_digest(file: BinaryIO) -> str:
-    # hashlib.file_digest is newer than some hosts' Python
-    content = hashlib.sha256()
-    while block := file.read(2**20):
-        content.update(block)
-    return content.hexdigest()
 
 
 def pack(folder: Path, names: Iterable[PurePosixPath], archive: Path) -> None:

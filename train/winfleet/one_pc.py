@@ -70,6 +70,7 @@ def wanted_environment(found: argparse.Namespace) -> dict[str, Any]:
     return {
         **lock, "python": "", "base": sys.executable, "python_version": version, "torch_backend": found.torch_backend,
         "wheels": str(found.wheels.resolve()) if found.wheels else "", "uv": found.uv, "offline_hint": OFFLINE_HINT, "refuse": False,
+        "gpus": len(gpus()),
     }  # fmt: skip
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from winfleet.causes import describe_unreachable
+from winfleet.folders import FolderError, list_files
+from winfleet.names import explain_unholdable
 from winfleet.plan import RUN_NAME, PlanError, check_addresses
 from winfleet.problems import Problem, check_names
 
@@ -36,7 +38,7 @@ class Wanted:
 
 def find_problems(hosts: Mapping[str, Mapping[str, Any]], wanted: Wanted) -> list[Problem]:
     """All problems at once. `hosts` maps a name to winfleet_host's result, or to {"unreachable": why}."""
-    problems = check_names(wanted.warnings) + check_files(wanted)
+    problems = check_names(wanted.warnings) + check_files(wanted) + check_windows_names(hosts, wanted)
     problems += [problem for name, found in hosts.items() for problem in check_host(name, found, wanted)]
     addresses = [(name, str(found["address"])) for name, found in hosts.items() if found.get("address")]
     try:
@@ -81,6 +83,22 @@ def check_files(wanted: Wanted) -> list[Problem]:
         add(f"fleet_data: folder {wanted.data} is empty", "put your data there, or -e fleet_data= for none")
     if wanted.config is not None:
         problems += check_config(wanted.config, wanted.project)
+    return problems
+
+
+def check_windows_names(hosts: Mapping[str, Mapping[str, Any]], wanted: Wanted) -> list[Problem]:
+    """File names of code and data that Windows hosts cannot hold."""
+    problems = []
+    for setting, kind, folder in (("fleet_project", "code", wanted.project), ("fleet_data", "data", wanted.data)):
+        if folder is None or not any(found.get("os") == "Windows" for found in hosts.values()):
+            continue
+        try:
+            names = list_files(folder, honour_git=kind == "code")
+        except FolderError:  # its digest says so, or check_files() has
+            continue
+        if why := explain_unholdable(f"{setting} {folder}", kind, names, hosts, wanted.run):
+            what, _, hint = why.partition("\nhint: ")
+            problems.append(Problem(where="controller", check="settings", what=what, hint=hint))
     return problems
 
 

@@ -52,9 +52,8 @@ def swarm(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
     """
     if check:
         return {"changed": True, "torrent": True}
-    from winfleet.plan import SWARM_PORT, PlanError
+    from winfleet.plan import SWARM_PORT
     from winfleet.swarm import Folder, Job, available
-    from winfleet.windows import start_task
 
     here, by_torrent = home / "swarm", available()
     here.mkdir(parents=True, exist_ok=True)
@@ -79,17 +78,35 @@ def swarm(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
         token="" if by_torrent else given["secrets"]["token"],
     )  # fmt: skip
     (here / "job.json").write_text(job.to_json(), encoding="utf-8")
-    package = Path(__file__).resolve().parent.parent
-    try:
-        start_task("swarm", ["-m", "winfleet.swarm", "--job", str(here / "job.json")], package, given["logon"], "")
-    except PlanError as error:
-        raise HostError(str(error)) from None
+    start("swarm", "winfleet.swarm", here / "job.json", given)
     return {"changed": True, "torrent": by_torrent}
 
 
 def make_environment(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
-    """See environment.ensure()."""
-    return environment.ensure(home, given, check=check)
+    """See environment.ensure(). On Windows it is made detached: {"making": True} until a call with `finish` finds its end."""
+    folder = home / "env" / str(given["digest"])[:SHORT]
+    there = given["python"] or given["refuse"] or environment.is_whole(folder, given)
+    if os.name != "nt" or check or there:
+        return environment.ensure(home, given, check=check)
+    from winfleet import making
+
+    if given.get("finish"):
+        raise HostError(making.explain(home, given))
+    making.begin(home, given, lambda job: start("environment", "winfleet.making", job, given))
+    return {"changed": True, "making": True, "python": str(environment.interpreter(folder)), "versions": {}}
+
+
+def start(name: str, module: str, job: Path, given: Mapping[str, Any]) -> None:
+    """Starts a module of ours with its job's file as a scheduled task (Windows). Raises HostError."""
+    from winfleet.plan import PlanError
+    from winfleet.windows import start_task
+
+    password = str(given.get("secrets", {}).get("task_password", ""))
+    package = Path(__file__).resolve().parent.parent
+    try:
+        start_task(name, ["-m", module, "--job", str(job)], package, given["logon"], password)
+    except PlanError as error:
+        raise HostError(str(error)) from None
 
 
 def write_files(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
@@ -148,6 +165,10 @@ def remove(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
         raise HostError(f"run {found[0].name} is going on\nhint: stop it first: ansible-playbook stop.yml")
     ours = [home / name for name in OURS if (home / name).is_dir()]
     if os.name == "nt":
+        from winfleet.making import being_made
+
+        if being_made(home):
+            raise HostError("an environment is being made here\nhint: run again once it is done")
         ours = [
             folder for folder in ours if folder.name != "agent"
         ]  # in use by this very program: who called it does it

@@ -1,0 +1,237 @@
+"""Environments: the build of torch that fits a host's GPUs, and one that is made while nobody is connected.
+
+torch is a wheel of some lines here, whose build and number of GPUs a test says; uv, the interpreter and pip are real.
+"""
+
+import hashlib
+import signal
+import socket
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ENVIRONMENT, wait_until
+from uv import find_uv_bin
+from winfleet import environment, making
+from winfleet.lock import LockError
+from winfleet.making_watch import Making, ask, parse, watch
+from winfleet.runs import HostError
+from winfleet.wheels import Environment, check_build, download
+
+ADDRESS = "127.0.0.9"
+VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+TORCH = """
+__version__ = {version!r}
+class cuda:
+    device_count = staticmethod(lambda: {gpus})
+class ones:
+    def __init__(self, *size, device):
+        assert device in ("cpu", "cuda:0", "cuda:1")
+    __matmul__ = lambda self, other: self
+    sum = lambda self: 64.0**3
+"""
+
+
+def torch_wheel(folder: Path, version: str = "2.13.0+cpu", gpus: int = 0, tag: str = "py3-none-any") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    meta = f"torch-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"torch-{version}-{tag}.whl", "w") as wheel:
+        wheel.writestr("torch/__init__.py", TORCH.format(version=version, gpus=gpus))
+        wheel.writestr(f"{meta}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+        wheel.writestr(f"{meta}/WHEEL", f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n")
+        wheel.writestr(f"{meta}/RECORD", "")
+
+
+class Host:
+    """A host whose environment comes from a folder of wheels."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home, self.wheels = folder / "home", folder / "wheels"
+        with socket.socket() as probe:
+            probe.bind((ADDRESS, 0))
+            self.port = int(probe.getsockname()[1])
+        self.given: dict[str, Any] = {
+            "digest": hashlib.sha256(b"lock").hexdigest(), "torch": "2.13.0", "direct": {"torch": ["2.13.0"]}, "python": "",
+            "base": sys.executable, "requirements": "", "python_version": VERSION, "torch_backend": "auto", "uv": find_uv_bin(),
+            "wheels": str(self.wheels), "refuse": False, "gpus": 0, "address": ADDRESS, "limit_minutes": 2, "logon": "s4u",
+            "secrets": {"task_password": "hidden"},
+        }  # fmt: skip
+        self.folder = making.folder_of(self.home, self.given)
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, job: Path) -> None:
+        """As the scheduled task does on Windows."""
+        words = ["-m", "winfleet.making", "--job", str(job), "--port", str(self.port)]
+        self.started.append(subprocess.Popen([sys.executable, *words], env=ENVIRONMENT))
+
+    def begin(self) -> None:
+        making.begin(self.home, self.given, self.start)
+
+    def watch(self) -> Making:
+        """Follows it until it has ended."""
+        return watch({"pc1": ADDRESS}, lambda _: None, interval=0.1, silent_seconds=15, port=self.port)["pc1"]
+
+    def ensure(self) -> Mapping[str, Any]:
+        return environment.ensure(self.home, self.given, check=False)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Any:
+    """A host; who makes something there is ended."""
+    made = Host(tmp_path)
+    yield made
+    for process in made.started:
+        process.kill()
+        process.wait()
+
+
+def test_an_environment_is_made_by_itself_and_found_afterwards(host: Host) -> None:
+    torch_wheel(host.wheels, "2.13.0+cu130", gpus=2)
+    host.given["gpus"] = 2
+    seen: list[str] = []
+    host.begin()
+    host.begin()  # a rerun, in whatever moment it comes
+    known = watch(
+        {"pc1": ADDRESS}, lambda all_: seen.append(str(all_["pc1"])), interval=0.1, silent_seconds=15, port=host.port
+    )
+    assert known["pc1"].state == "made"
+    assert seen[-1] == "made"
+    made = host.ensure()
+    assert made["changed"] is False
+    assert made["versions"]["torch"] == "2.13.0+cu130"
+    assert [process.wait(20) for process in host.started] in ([0], [0, 0])
+    assert "hidden" not in "".join(path.read_text() for path in host.folder.parent.iterdir() if path.is_file())
+    assert making.being_made(host.home) == []
+
+
+def test_while_it_is_made_nobody_else_begins_and_an_end_without_a_word_is_told(host: Host, tmp_path: Path) -> None:
+    slow = tmp_path / "uv"
+    slow.write_text("#!/bin/sh\necho Downloading torch >&2\nexec sleep 60\n")
+    slow.chmod(0o755)
+    host.given["uv"] = str(slow)
+    host.begin()
+    said = wait_until(lambda: (told := ask(ADDRESS, host.port)) and told.line and told, 15, "its progress")
+    assert (said.state, said.step, said.line) == ("making", "Python", "Downloading torch")
+    assert str(said).startswith("Python ")
+    host.begin()
+    assert len(host.started) == 1
+    assert making.being_made(host.home) == [host.folder.name]
+    assert making.explain(host.home, host.given).startswith("its environment is still being made\nhint: run again")
+    with pytest.raises(
+        HostError, match=f"another environment, {host.folder.name}, is being made here\nhint: run again"
+    ):
+        making.begin(host.home, {**host.given, "digest": "0" * 64}, host.start)
+    host.started[0].send_signal(signal.SIGKILL)
+    host.started[0].wait()
+    wait_until(lambda: not making.being_made(host.home), 5, "that its lock is free")
+    assert making.explain(host.home, host.given) == (
+        f"making {host.folder} ended without a word:\nDownloading torch\nhint: run again; what was downloaded is kept"
+    )
+
+
+def test_uvs_last_words_are_told_and_the_next_try_begins_anew(host: Host) -> None:
+    host.wheels.mkdir()
+    host.begin()
+    assert host.watch().state == "failed"
+    why = making.explain(host.home, host.given)
+    assert why.startswith(f"`{find_uv_bin()} pip install` failed with 1:\n")
+    assert "torch" in why
+    assert why.endswith(
+        "hint: is the package index reachable from this host? set uv_env_wheels for a host without internet"
+    )
+    assert not (host.folder / "winfleet.json").exists()
+    torch_wheel(host.wheels)
+    host.begin()
+    assert host.watch().state == "made"
+
+
+def test_a_gpu_without_a_torch_for_it_is_refused_unless_cpu_is_asked_for(host: Host) -> None:
+    torch_wheel(host.wheels)
+    assert host.ensure()["changed"] is True
+    assert host.ensure()["changed"] is False
+    host.given["gpus"] = 1  # its driver came later
+    with pytest.raises(
+        HostError, match=r"torch 2.13.0\+cpu sees none of the 1 GPUs .*\nhint: the wheels hold torch's CPU build"
+    ):
+        host.ensure()
+    assert not (host.folder / "winfleet.json").exists()
+    host.given["torch_backend"] = "cpu"
+    assert host.ensure()["changed"] is True
+
+
+def test_making_it_has_a_limit(host: Host, tmp_path: Path) -> None:
+    slow = tmp_path / "uv"
+    slow.write_text("#!/bin/sh\necho Downloading torch\nexec sleep 60\n")
+    slow.chmod(0o755)
+    host.given.update(uv=str(slow), limit_minutes=0.01)
+    with pytest.raises(
+        HostError, match=r"not done after 0.01 minutes:\nDownloading torch\nhint: run again, .* uv_env_limit_minutes"
+    ):
+        host.ensure()
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("", ""), ("[1]", ""), ('{"state": "rm -rf"}', ""), ('{"state": "making", "step": "a\\u001bb", "seconds": "x"}', "ab 0 s"),
+        ('{"state": "making", "step": "torch", "seconds": 61.4, "line": "Downloading\\ntorch"}', "torch 61 s (Downloading torch)"),
+        ('{"state": "failed", "line": "' + "x" * 99 + '"}', "failed"),
+    ],
+)  # fmt: skip
+def test_what_a_host_says_is_data(text: str, wanted: str) -> None:
+    assert str(parse(text)) == (wanted or "waiting")
+
+
+# --- wheels for hosts without internet
+
+
+def asked(**values: Any) -> Environment:
+    return Environment(
+        **{"requirements": "", "torch": "2.13.0", "python_version": VERSION, "platform": "win_amd64", **values}
+    )
+
+
+TAG = f"cp{VERSION.replace('.', '')}"
+
+
+def test_a_torch_of_the_users_is_taken_and_the_cpu_build_is_refused_for_gpus(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    torch_wheel(own, "2.13.0+cpu", tag=f"{TAG}-{TAG}-win_amd64")
+    cpu = asked(own=own)
+    for version, tag in (("2.12.0+cu130", "win_amd64"), ("2.13.0+cu130", "manylinux_2_28_x86_64")):
+        torch_wheel(own, version, tag=f"{TAG}-{TAG}-{tag}")
+    assert cpu.own_torch == "2.13.0+cpu"
+    folder = cpu.folder(tmp_path)
+    download(folder, cpu)
+    check_build(folder, cpu, {"pc1": []})
+    with pytest.raises(LockError) as refused:
+        check_build(folder, cpu, {"pc1": [], "pc2": ["NVIDIA GeForce RTX 3060"]})
+    assert str(refused.value) == (
+        "torch 2.13.0+cpu for workers without internet is the build without GPUs, and pc2 has NVIDIA GeForce RTX 3060\n"
+        "hint: set uv_env_torch_backend to the build for the driver, as cu130; or put torch-2.13.0+cu130-*.whl for the workers "
+        "into a folder here and set uv_env_own_wheels to it; or train on CPUs: uv_env_torch_backend=cpu"
+    )
+    torch_wheel(own, "2.13.0+cu130", tag=f"{TAG}-{TAG}-win_amd64")
+    cuda = asked(own=own)
+    assert cuda.folder(tmp_path) != folder
+    download(cuda.folder(tmp_path), cuda)
+    assert [path.name for path in cuda.folder(tmp_path).iterdir()] == [f"torch-2.13.0+cu130-{TAG}-{TAG}-win_amd64.whl"]
+    check_build(cuda.folder(tmp_path), cuda, {"pc2": ["NVIDIA GeForce RTX 3060"]})
+
+
+def test_a_build_that_is_asked_for_by_name_comes_from_pytorchs_index(tmp_path: Path) -> None:
+    cuda = asked(torch_backend="cu130")
+    assert cuda.index == ["--extra-index-url", "https://download.pytorch.org/whl/cu130"]
+    folders = {asked(torch_backend=name).folder(tmp_path) for name in ("", "auto", "cu130", "cu129", "cpu")}
+    assert len(folders) == 4
+
+
+def test_pypis_torch_has_gpus_on_linux_alone() -> None:
+    assert [environment.is_cpu_build(version, windows=True) for version in ("2.13.0", "2.13.0+cpu", "2.13.0+cu130", "")] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    assert [environment.is_cpu_build(version, windows=False) for version in ("2.13.0", "2.13.0+cpu")] == [False, True]
