@@ -4,10 +4,14 @@ import dataclasses
 import itertools
 import json
 import math
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
+from conftest import ENVIRONMENT, ROOT
 from winfleet.advice import advise, halved, predict_run, with_cable, with_workers
 from winfleet.allreduce import (
     BUCKET,
@@ -278,3 +282,16 @@ def test_the_grid_never_falls_below_what_fewer_ranks_do_on_a_fast_network() -> N
     fast = measured(link=Link(bytes_per_second=1e10, latency_seconds=1e-5), accumulation=4)
     rates = [row.samples_per_second for row in predict_run(fast).grid]
     assert all(after > before for before, after in itertools.pairwise(rates))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for network namespaces")
+def test_a_real_step_between_namespaces_on_a_limited_link_takes_as_long_as_predicted() -> None:
+    case = ["hosts=2", "gbit=1", "gradient_mib=8", "factor=8", "micro_batch_seconds=0.1", "steps=2"]
+    words = [sys.executable, "bench/scaling.py", "--case", *case]
+    done = subprocess.run(words, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    row = next(line for line in done.stdout.splitlines() if line.startswith("| 2x1"))
+    took, predicted, limit = (row.split("|")[column].strip() for column in (3, 4, 8))
+    assert limit == "network"
+    assert float(predicted) == pytest.approx(float(took), rel=0.15), row
+    assert float(took) > 0.1 + 7 * MIB / 125e6, "the link was not limited"

@@ -1,0 +1,373 @@
+"""Emulated GPUs: ranks whose compute is a sleep, and whose gradients are real, between network namespaces with real limits.
+
+A layer sleeps in forward and in backward as long as a GPU would compute, and its backward yields a real gradient. The
+ranks are plain torch.distributed: gloo, DistributedDataParallel with its own buckets, no_sync() while accumulating. Each
+host is a network namespace behind a link with a limit at both ends (tbf). Two cores cannot move what 16 hosts at 10 Gbit/s
+do, so links and compute are slowed by one common factor; bytes are not changed. No delay is added (netem is not in every
+kernel), so a link's latency is that of this machine, which is small against what is slowed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from winfleet.allreduce import Link
+from winfleet.plan import RANKS_PORT
+from winfleet.runner import bind_gloo
+
+NETWORK: Final = "10.71.7"
+PREFIX: Final = "rg"
+CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
+TIMEOUT: Final = timedelta(minutes=10)
+NICE: Final = -15  # ranks sleep nearly always; woken late beside other work, they would look like a slower network
+UNMEASURED_STEPS: Final = 2  # DDP arranges its buckets anew after the first
+FORWARD_SHARE: Final = 1 / 3
+BURST, QUEUE = 32_768, 262_144  # bytes; of the token bucket, and of what may wait for it
+
+
+class BenchError(RuntimeError):
+    """Ranks that failed, or a machine that lacks what this needs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """A cluster and a training on it, as it would really be; `factor` is how much slower it is emulated."""
+
+    hosts: int
+    gbit: float  # of each host's link, in both directions
+    gradient_mib: float
+    ranks_per_host: int = 1
+    micro_batch_seconds: float = 0.3
+    accumulation: int = 1
+    data_seconds: float = 0.0  # for each micro-batch
+    slowest: float = 1.0  # times as long the last host computes
+    layers: int = 48
+    factor: float = 50.0
+    steps: int = 3  # that are measured, after two that are not
+
+    @property
+    def ranks(self) -> int:
+        """World size."""
+        return self.hosts * self.ranks_per_host
+
+    @property
+    def layer_floats(self) -> int:
+        """Parameters of one layer."""
+        return round(self.gradient_mib * 2**20 / 4 / self.layers)
+
+    @property
+    def bytes_per_second(self) -> float:
+        """What the emulated link carries, headers included."""
+        return self.gbit * 1e9 / 8 / self.factor
+
+
+# -- the network
+
+
+def run(*words: str) -> None:
+    """A command of the system. Raises BenchError with what it said."""
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise BenchError(f"{' '.join(words)}: {done.stderr.strip()}")
+
+
+def address(host: int) -> str:
+    """Of a host, from 0 on."""
+    return f"{NETWORK}.{host + 1}"
+
+
+@contextlib.contextmanager
+def network(case: Case) -> Iterator[list[str]]:
+    """Namespaces of the hosts, each behind a link to one switch. Needs root. Raises BenchError.
+
+    TCP is Reno, whatever this machine prefers: CUBIC, the default of Linux and Windows, does the same on short ways
+    (RFC 9438, Reno-friendly region), and a namespace may always choose Reno.
+    """
+    hub, names = f"{PREFIX}{os.getpid()}-hub", [f"{PREFIX}{os.getpid()}-{host}" for host in range(case.hosts)]
+    bits = f"{case.bytes_per_second * 8:.0f}bit"
+    limit = ("root", "tbf", "rate", bits, "burst", str(BURST), "limit", str(QUEUE))
+    made: list[str] = []
+    try:
+        for name in (hub, *names):
+            run("ip", "netns", "add", name)
+            made.append(name)
+            run("ip", "-n", name, "link", "set", "lo", "up")
+        run("ip", "-n", hub, "link", "add", "bridge", "type", "bridge")
+        run("ip", "-n", hub, "link", "set", "bridge", "up")
+        for host, name in enumerate(names):
+            port = f"port{host}"
+            run("ip", "-n", hub, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
+            run("ip", "-n", hub, "link", "set", port, "master", "bridge", "up")
+            run("ip", "-n", name, "address", "add", f"{address(host)}/24", "dev", "eth0")
+            run("ip", "-n", name, "link", "set", "eth0", "up")
+            run("ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv4.tcp_congestion_control=reno")
+            run("tc", "-n", name, "qdisc", "add", "dev", "eth0", *limit)
+            run("tc", "-n", hub, "qdisc", "add", "dev", port, *limit)
+        yield names
+    finally:
+        for name in made:
+            run("ip", "netns", "delete", name)
+
+
+def enter(namespace: str) -> None:
+    """This process goes on in that network namespace, before it has other threads. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path("/run/netns", namespace).open("rb") as file:
+        if libc.setns(file.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"setns {namespace}")
+
+
+def in_namespaces(
+    names: Sequence[str], function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+) -> list[Any]:
+    """What the function answers for each of these, each in a process of its own in its namespace.
+
+    Processes are forked, so that torch is imported once and not by each rank: 16 imports would be 4 GB. Raises BenchError
+    where one fails; then the others are ended.
+    """
+    fork = multiprocessing.get_context("fork")
+    started: list[tuple[Any, Connection]] = []
+    try:
+        for name, given in zip(names, arguments, strict=True):
+            ours, theirs = fork.Pipe(duplex=False)
+            process = fork.Process(target=_in_namespace, args=(name, theirs, function, given), daemon=True)
+            process.start()
+            theirs.close()
+            started.append((process, ours))
+        answers = []
+        for (_, ours), name in zip(started, names, strict=True):
+            try:
+                good, answer = ours.recv()
+            except EOFError:
+                good, answer = False, "it ended without a word"
+            if not good:
+                raise BenchError(f"{name}: {answer}")
+            answers.append(answer)
+        return answers
+    finally:
+        for process, _ in started:
+            if process.is_alive():
+                process.join(5)
+            process.kill()
+            process.join()
+
+
+def _in_namespace(name: str, pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    try:
+        enter(name)
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+        pipe.send((True, function(*arguments)))
+    except Exception as error:  # noqa: BLE001 (whatever it is, the parent names it)
+        pipe.send((False, f"{type(error).__name__}: {error}"))
+
+
+# -- a rank
+
+
+class Clock:
+    """Sleeps until the moments at which a GPU would be done, so that this machine's own delays do not add up."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def begin(self) -> None:
+        """A pass begins."""
+        self.now = time.monotonic()
+
+    def work(self, seconds: float) -> None:
+        """So much of the pass is done when this returns."""
+        self.now += seconds
+        if (left := self.now - time.monotonic()) > 0:
+            time.sleep(left)
+
+
+class _Work(torch.autograd.Function):
+    """A layer's compute: sleeps, and a gradient that is the rank's number plus one everywhere."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, clock: Clock, seconds: tuple[float, float], value: float
+    ) -> Tensor:
+        ctx.clock, ctx.seconds, ctx.value, ctx.shape = clock, seconds[1], value, weight.shape
+        clock.work(seconds[0])
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.clock.work(ctx.seconds)
+        return gradients[0], torch.full(ctx.shape, ctx.value), None, None, None
+
+
+class _BackwardBegins(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, clock: Clock) -> Tensor:
+        ctx.clock = clock
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.clock.begin()
+        return gradients[0], None
+
+
+class Emulated(nn.Module):
+    """Layers of equal size; a forward takes a third of a micro-batch's seconds, a backward two."""
+
+    def __init__(self, case: Case, seconds: float, value: float) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList([torch.zeros(case.layer_floats) for _ in range(case.layers)])
+        self.clock, self.value = Clock(), value
+        self.seconds = (FORWARD_SHARE * seconds / case.layers, (1 - FORWARD_SHARE) * seconds / case.layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One number in, one number out."""
+        self.clock.begin()
+        for weight in self.weights:
+            x = _Work.apply(x, weight, self.clock, self.seconds, self.value)  # type: ignore[no-untyped-call]
+        out: Tensor = _BackwardBegins.apply(x, self.clock)  # type: ignore[no-untyped-call]
+        return out
+
+
+def train(case: Case, unmeasured: int = UNMEASURED_STEPS) -> list[float]:
+    """Trains as the rank that the environment says; gives the seconds of each measured step, as emulated.
+
+    Raises BenchError where a gradient is not the mean of all ranks' gradients.
+    """
+    torch.set_num_threads(1)
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    slow = case.slowest if rank >= case.ranks - case.ranks_per_host else 1.0
+    emulated = Emulated(case, case.micro_batch_seconds * slow * case.factor, rank + 1.0)
+    if ranks > 1:
+        dist.init_process_group("gloo", timeout=TIMEOUT)
+    model: Any = nn.parallel.DistributedDataParallel(emulated) if ranks > 1 else emulated
+    x = torch.ones(1, requires_grad=True)
+    took = []
+    for _ in range(unmeasured + case.steps):
+        begin = time.monotonic()
+        for micro_batch in range(case.accumulation):
+            sends = micro_batch == case.accumulation - 1 or ranks == 1
+            with contextlib.nullcontext() if sends else model.no_sync():
+                if case.data_seconds:
+                    time.sleep(case.data_seconds * case.factor)
+                model(x).backward()
+        took.append(time.monotonic() - begin)
+        mean = case.accumulation * (ranks + 1) / 2
+        if any(
+            abs(float(weight.grad[0]) - mean) > 1e-3 * mean for weight in emulated.weights if weight.grad is not None
+        ):
+            raise BenchError(f"rank {rank}: a gradient is not the mean of all ranks")
+        emulated.zero_grad(set_to_none=True)
+    if ranks > 1:
+        dist.destroy_process_group()
+    return took[unmeasured:]
+
+
+def time_all_reduce(size_bytes: int, rounds: int) -> float:
+    """Seconds of an all-reduce of so many bytes by all ranks, as emulated: the median after one that is not counted."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=TIMEOUT)
+    tensor = torch.zeros(size_bytes // 4)
+    took = []
+    for _ in range(rounds + 1):
+        dist.barrier()
+        begin = time.monotonic()
+        dist.all_reduce(tensor)
+        took.append(time.monotonic() - begin)
+    dist.destroy_process_group()
+    return sorted(took[1:])[rounds // 2]
+
+
+def as_rank(rank: int, case: Case, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The function as that rank of the case, with gloo on its host's address, as winfleet's runner does it."""
+    own = address(rank // case.ranks_per_host)
+    os.environ |= {
+        "RANK": str(rank), "WORLD_SIZE": str(case.ranks), "MASTER_ADDR": address(0), "MASTER_PORT": str(RANKS_PORT),
+    }  # fmt: skip
+    bind_gloo(own)
+    return function(*arguments)
+
+
+def on_all_ranks(case: Case, names: Sequence[str], function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What the function answers on each rank. Raises BenchError."""
+    places = [names[rank // case.ranks_per_host] for rank in range(case.ranks)]
+    return in_namespaces(places, as_rank, [(rank, case, function, *arguments) for rank in range(case.ranks)])
+
+
+# -- a link
+
+
+def measure_link(names: Sequence[str], seconds: float = 2.0) -> Link:
+    """The link from the first host to the second: one TCP stream for so long, and the median of round trips, halved."""
+    server, client = in_namespaces(names[:2], _link_end, [(False, seconds), (True, seconds)])
+    return Link(bytes_per_second=server, latency_seconds=client)
+
+
+def _link_end(sends: bool, seconds: float) -> float:
+    """One end; the one that sends answers with the latency, the other one with the bandwidth of what came."""
+    if not sends:
+        with socket.create_server((address(0), 29504)) as listener:
+            connection, _ = listener.accept()
+            with connection:
+                while (ping := connection.recv(1)) == b"p":
+                    connection.sendall(ping)
+                return _received(connection)
+    while True:
+        try:
+            connection = socket.create_connection((address(0), 29504), timeout=5)
+            break
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+    with connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        trips = []
+        for _ in range(11):
+            begin = time.monotonic()
+            connection.sendall(b"p")
+            connection.recv(1)
+            trips.append(time.monotonic() - begin)
+        connection.settimeout(None)
+        end, block = time.monotonic() + seconds, bytes(65_536)
+        while time.monotonic() < end:
+            connection.sendall(block)
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(1)
+    return sorted(trips)[5] / 2
+
+
+def _received(connection: socket.socket) -> float:
+    """Bytes/s from the end of the first quarter on: by then TCP has found the link's speed."""
+    begin, marks, total = time.monotonic(), [], 0
+    while block := connection.recv(1 << 20):
+        total += len(block)
+        marks.append((time.monotonic() - begin, total))
+    whole = marks[-1][0]
+    first = next(mark for mark in marks if mark[0] >= whole / 4)
+    return (marks[-1][1] - first[1]) / (whole - first[0])
+
+
+def main() -> None:
+    """`emulated.py CASE.json FOLDER`, started for each rank by any launcher: trains, and leaves its seconds in the folder."""
+    case = Case(**json.loads(Path(sys.argv[1]).read_text("utf-8")))
+    took = train(case)
+    Path(sys.argv[2], f"rank{os.environ['RANK']}.seconds").write_text(json.dumps(took), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
