@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import PROGRAM, Browser
 from winfleet import plots, records, report
+from winfleet.advice import predict_run
+from winfleet.allreduce import Link
+from winfleet.prediction import HostSpeed, Measured
 
 START = 1_795_560_300.0
 SECONDS = 58
@@ -54,14 +58,20 @@ class Run:
             at, loss = {"generation": generation, "step": step}, 2.3 + 3.35 * math.exp(-step / 92.32)
             if step == first or step % (3 + rank) == 0:
                 rate = None if step == first else 80 + self.random.gauss(0, 3)
-                lines.append({**at, "loss": loss + self.random.gauss(0, 0.12), "samples_per_second": rate})
+                parts = {
+                    "compute_seconds": 0.12,
+                    "communication_seconds": 0.06 - 0.05 * rank,
+                    "data_seconds": 0.01 + 0.05 * rank,
+                }
+                timed = {**at, "time": START + SECONDS * step / 300, **(parts if step > first else {})}
+                lines.append({**timed, "loss": loss + self.random.gauss(0, 0.12), "samples_per_second": rate})
             if rank == 0 and (step == 1 or step % 50 == 0):
                 lines.append({**at, "logged": {"validation_loss": round(loss, 3), "learning_rate": 1e-3}})
         return lines
 
     def _usage(self, rank: int) -> list[Any]:
         use = {"rank": rank, "cpu_percent": 90.0, "memory_mib": 600.0}
-        use |= {"gpu_percent": 95.0, "gpu_memory_mib": 9_216.0} if self.gpus else {}
+        use |= {"gpu_percent": 95.0, "gpu_memory_mib": 9_216.0, "gpu_celsius": 70.0 + rank} if self.gpus else {}
         return [{"time": START + second, "ranks": [use]} for second in range(SECONDS)]
 
     def fail(self, exception: str, lines: list[str], step: int = 173) -> None:
@@ -96,6 +106,34 @@ class Run:
 
     def line(self) -> str:
         return report.closing_line(self.load(), Path("x.html"))
+
+
+def eventful(folder: Path) -> Run:
+    """A run with GPUs that was predicted, restarted, ran out of memory and got stuck."""
+    run = Run(folder, gpus=True)
+    happened = [
+        (1, "Training started with 2 GPUs across 2 nodes", ""), (14, "Restarted: attempt 2", "restart"),
+        (26, "OOM on rank 1 of worker2 at step 134: batch_size 8 -> 4, gradient_accumulation_steps 2 -> 4", "oom"),
+        (41, "rank 1 on worker2 has not moved for 120 s: train.py:88 in main, in all_reduce", "stuck"),
+    ]  # fmt: skip
+    for rank, (name, status) in enumerate(run.status.items()):
+        status["events"] = [{"time": START + at, "text": text, "kind": kind} for at, text, kind in happened]
+        parts = {
+            "compute_seconds": 0.12,
+            "communication_seconds": 0.06 - 0.05 * rank,
+            "data_seconds": 0.01 + 0.05 * rank,
+        }
+        status["ranks"][0].update(parts)
+        (folder / name).mkdir(parents=True)
+        (folder / name / f"rank{rank}.stack.txt").write_text("train.py:88 in main, in all_reduce")
+    hosts = tuple(
+        HostSpeed(name=name, kind=GPU, ranks=1, micro_batch_seconds=0.12, data_seconds=0.01) for name in run.hosts
+    )
+    link = Link(bytes_per_second=117e6, latency_seconds=2e-4)
+    (folder / "prediction.json").write_text(
+        predict_run(Measured(hosts=hosts, gradient_bytes=16 * 2**20, samples=8, link=link)).to_json()
+    )
+    return run
 
 
 class Page(HTMLParser):
@@ -197,7 +235,7 @@ def test_page_asks_for_nothing_and_can_be_heard_and_its_ids_are_its_own(tmp_path
     ]  # fmt: skip
     assert all(header.get("scope") in ("col", "row") for header in page.all("th"))
     plotted = page.all("svg")
-    assert len(plotted) == 6
+    assert len(plotted) == 8
     assert all(plot["role"] == "img" and len(str(plot["aria-label"])) > 20 for plot in plotted)
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids)) > 50
@@ -278,7 +316,7 @@ def test_events_of_all_hosts_share_a_line(tmp_path: Path) -> None:
     for skew, status in enumerate(run.status.values()):
         texts = [(0, "Training started"), (1, f"only {skew}"), (40, "Training started"), (50 + 30 * skew, "alone")]
         status["events"] = [{"time": START + after + skew, "text": text} for after, text in texts]
-    events = [(hosts, text) for _, hosts, text in run.load().events]
+    events = [(said.hosts, said.text) for said in run.load().events]
     both, one, other = (["worker1", "worker2"], "Training started"), ["worker1"], ["worker2"]
     assert events == [both, (one, "only 0"), (other, "only 1"), both, (one, "alone"), (other, "alone")]
 
@@ -397,3 +435,67 @@ def test_control_node_without_the_packages(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith("\nhint: make the report on the control node, with winfleet[control]\n")
+
+
+def test_page_says_where_the_time_goes_and_whether_it_was_predicted(tmp_path: Path) -> None:
+    run = eventful(tmp_path)
+    text = " ".join(Page(run.page()).text.split())
+    said = ["In the mean of all ranks 63 % compute, 18 % communication and 18 % data loading.", "71 °C",
+            "Rank 1 on worker2 is slowest: 32 % of its step is data loading.", "Predicted and measured"]  # fmt: skip
+    assert [one for one in said if one not in text] == []
+    (tmp_path / "prediction.json").write_text('{"planned": []}')
+    text = Page(run.page()).text
+    assert "Predicted and measured" not in text
+    assert "prediction.json cannot be read" in text
+    (tmp_path / "prediction.json").unlink()
+    assert "prediction" not in Page(run.page()).text.lower()
+
+
+def test_predicted_and_measured_stand_side_by_side(tmp_path: Path) -> None:
+    run = eventful(tmp_path).load()
+    assert run.prediction is not None
+    found = report._forecast(run)
+    assert found is not None
+    rows = {row.name: row for row in found["rows"]}
+    assert rows["Seconds of a step"].measured == pytest.approx(0.19), "the slowest rank's: 0.12 + 0.01 + 0.06"
+    assert rows["… loading data"].measured == pytest.approx(0.06)
+    assert rows["… loading data"].difference == pytest.approx(500)
+    assert rows["Seconds of a step"].predicted == run.prediction.planned.step_seconds
+
+
+def test_restarts_and_the_like_are_marked_at_their_step(tmp_path: Path) -> None:
+    signs = [(sign.x, sign.word) for sign in plots.panels(eventful(tmp_path).load(), "")[0].signs]
+    assert [word for _, word in signs] == ["restart", "out of memory", "stuck"]
+    assert [step for step, _ in signs] == pytest.approx([300 * at / SECONDS for at in (14, 26, 41)], abs=3)
+
+
+def test_stacks_are_linked(tmp_path: Path) -> None:
+    links = [link["href"] for link in Page(eventful(tmp_path).page()).all("a")]
+    assert [link for link in links if link and "stack" in link] == [
+        "worker1/rank0.stack.txt",
+        "worker2/rank1.stack.txt",
+    ]
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="no chromium")
+def test_a_browser_shows_the_page_on_a_laptop_a_phone_and_paper(tmp_path: Path) -> None:
+    run = eventful(tmp_path / "run")
+    run.plan["command"] = ["train.py", "--name", "x" * 300]
+    run.fail("ValueError: Expected 3 channels, got 4 " + "y" * 200, ["    x = conv(x)" + " " * 90 + "#"])
+    assert report.main([str(run.write())]) == 0
+    page = (run.folder / "report.html").as_uri()
+    with Browser(tmp_path / "profile") as browser:
+        for width, scheme in ((1366, "light"), (1366, "dark"), (390, "light")):
+            browser.open(page, width, scheme=scheme)
+            assert browser.value("document.documentElement.scrollWidth") <= width, "nothing hangs over the edge"
+            wide = "[...document.querySelectorAll('figure svg')].filter(one => one.getBoundingClientRect().width < 250)"
+            assert browser.value(f"{wide}.length") == 0, "plots can be read"
+            cut = "[...document.querySelectorAll('svg text')].filter(one => { const text = one.getBoundingClientRect(), figure = one.closest('figure').getBoundingClientRect(); return text.left < figure.left || text.right > figure.right }).map(one => one.textContent)"
+            assert browser.value(cut) == [], "no word of a plot is cut off"
+            colors = browser.value("getComputedStyle(document.body).backgroundColor")
+            assert (colors == "rgb(15, 19, 24)") == (scheme == "dark")
+        paper = browser.paper()
+        assert set(browser.requests) == {page}, "it asks the network for nothing"
+        assert browser.complaints == []
+    assert paper.startswith(b"%PDF")
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", paper)) <= 6

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from winfleet.allreduce import PredictionError
 from winfleet.plan import Host, Plan
+from winfleet.prediction import Prediction
 from winfleet.status import (
     MAX_BYTES,
     Cause,
@@ -42,6 +44,15 @@ MIB_PER_GIB: Final = 1_024
 
 class ReportError(ValueError):
     """A folder of which no report can be made; the text ends in a hint."""
+
+
+class Said(NamedTuple):
+    """What launchers noted."""
+
+    time: float  # unix seconds
+    hosts: list[str]
+    text: str
+    kind: str  # restart, oom, stuck, or "" for what no plot marks
 
 
 class Sample(NamedTuple):
@@ -72,22 +83,28 @@ class Machine:
     known: bool  # whether one did
     log: str | None  # the launcher's; paths are relative to the run's folder
     rank_logs: Mapping[int, str]
+    rank_stacks: Mapping[int, str]  # of ranks that did not move, or were asked while another one did not
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunData:
-    """All that the page shows. Columns: metrics loss, samples/s; usage CPU %, GiB, GPU %, GPU GiB; logged one value."""
+    """All that the page shows.
+
+    Columns: metrics loss, samples/s, seconds of a step in compute, communication and data loading, unix seconds; usage
+    CPU %, GiB, GPU %, GPU GiB, GPU °C; logged one value.
+    """
 
     plan: Plan
     state: str
     machines: tuple[Machine, ...]
     causes: tuple[Cause, ...]  # the first one is the root
-    events: tuple[tuple[float, list[str], str], ...]  # unix seconds, hosts, text
+    events: tuple[Said, ...]
     metrics: tuple[Track, ...]
     usage: tuple[Track, ...]
     logged: Mapping[str, Track]
     model: str | None
     checkpoint: str | None
+    prediction: Prediction | None
     notes: tuple[str, ...]  # what to know before trusting the page
 
     @property
@@ -164,6 +181,8 @@ def _load(folder: Path, plan: Plan) -> RunData:
             if name not in logged and len(logged) < MAX_NAMES:  # what all ranks log is the lowest one's
                 logged.update((name, track) for track in _track(host.name, rank, points))
         notes += [f"Losses of rank {rank} on {host.name} that were NaN or infinite: {bad}."] if bad else []
+    prediction, why_not = _prediction(folder / "prediction.json")
+    notes += [why_not] if why_not else []
     statuses = [machine.status for machine in machines]
     root = first_failure(statuses)
     others = [status.cause for status in statuses if status.cause and status.cause is not root]
@@ -178,6 +197,7 @@ def _load(folder: Path, plan: Plan) -> RunData:
         logged=logged,
         model=_newest(folder, "output/model"),
         checkpoint=_newest(folder, "output/checkpoints/step_*"),
+        prediction=prediction,
         notes=tuple(notes[:MAX_NAMES]),
     )
 
@@ -195,13 +215,18 @@ def _machine(folder: Path, plan: Plan, host: Host) -> Machine:
         run=plan.run, host=host.name, machine_rank=host.machine_rank, state="lost", world_size=plan.world_size,
         nodes=len(plan.hosts), ranks=tuple(Rank(rank=rank) for rank in ranks),
     )  # fmt: skip
-    logs = {rank: f"rank{rank}.log" for rank in ranks if _own(folder, host.name, f"rank{rank}.log")}
+
+    def found(name: str) -> dict[int, str]:
+        names = {rank: name.format(rank) for rank in ranks}
+        return {rank: f"{host.name}/{one}" for rank, one in names.items() if _own(folder, host.name, one)}
+
     return Machine(
         plan=host,
         status=status or lost,
         known=status is not None,
         log=f"{host.name}/launcher.log" if _own(folder, host.name, "launcher.log") else None,
-        rank_logs={rank: f"{host.name}/{name}" for rank, name in logs.items()},
+        rank_logs=found("rank{}.log"),
+        rank_stacks=found("rank{}.stack.txt"),
     )
 
 
@@ -214,19 +239,33 @@ def _status(path: Path | None) -> Status | None:
         return None
 
 
-def _events(machines: Sequence[Machine]) -> list[tuple[float, list[str], str]]:
+def _prediction(path: Path) -> tuple[Prediction | None, str]:
+    """What was predicted before the run, and why it is not known where there is a file."""
+    try:
+        if not path.is_file() or path.is_symlink():
+            return None, ""
+        if path.stat().st_size <= MAX_BYTES:
+            return Prediction.from_json(path.read_bytes()), ""
+    except PredictionError:
+        pass  # as below
+    return None, "prediction.json cannot be read, so what was predicted is left out."
+
+
+def _events(machines: Sequence[Machine]) -> list[Said]:
     """What the launchers noted, in the order of time, the newest; hosts that say the same share a line."""
     said = sorted(
-        (event.time, machine.plan.name, event.text) for machine in machines for event in machine.status.events
+        (event.time, machine.plan.name, event.text, event.kind)
+        for machine in machines
+        for event in machine.status.events
     )
-    events: list[tuple[float, list[str], str]] = []
-    for time, host, text in said:
-        for before, hosts, same in events[-MAX_EVENTS:]:
+    events: list[Said] = []
+    for time, host, text, kind in said:
+        for before, hosts, same, _ in events[-MAX_EVENTS:]:
             if text == same and time - before <= SAME_SECONDS and host not in hosts:
                 hosts.append(host)
                 break
         else:
-            events.append((time, [host], text))
+            events.append(Said(time, [host], text, kind))
     return events[-MAX_EVENTS:]
 
 
@@ -247,9 +286,13 @@ class _Metric:
     """What a line of metrics-rank<r>.jsonl may hold, beside `logged`."""
 
     step: int
+    time: float | None = None
     generation: int = 0
     loss: float | None = None
     samples_per_second: float | None = None
+    compute_seconds: float | None = None
+    communication_seconds: float | None = None
+    data_seconds: float | None = None
 
 
 def _lines(path: Path | None) -> Iterator[dict[str, Any]]:
@@ -284,7 +327,8 @@ def _metrics(path: Path | None) -> tuple[Points, dict[str, Points], int]:
                     logged.setdefault(name, []).append((at.generation, at.step, (value,)))
         elif "logged" not in line:
             bad += isinstance(line.get("loss"), float) and at.loss is None
-            course.append((at.generation, at.step, (at.loss, at.samples_per_second)))
+            parts = (at.compute_seconds, at.communication_seconds, at.data_seconds)
+            course.append((at.generation, at.step, (at.loss, at.samples_per_second, *parts, at.time)))
     return course, logged, bad
 
 
@@ -298,7 +342,7 @@ def _usage(folder: Path, host: Host) -> list[Track]:
             use = Rank(**{"rank": -1, **known_fields(Rank, entry)})
             if 0 <= use.rank - host.first_rank < host.processes:
                 memory = [value and value / MIB_PER_GIB for value in (use.memory_mib, use.gpu_memory_mib)]
-                values = (use.cpu_percent, memory[0], use.gpu_percent, memory[1])
+                values = (use.cpu_percent, memory[0], use.gpu_percent, memory[1], use.gpu_celsius)
                 courses.setdefault(use.rank, []).append((0, time, values))
     return [track for rank in sorted(courses) for track in _track(host.name, rank, courses[rank], GAP_SECONDS)]
 

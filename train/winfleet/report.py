@@ -10,6 +10,7 @@ import dataclasses
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,8 @@ from winfleet.status import Cause, describe_failure, duration, plain
 
 __all__ = ["ReportError", "closing_line", "load", "main", "render"]
 
+MAX_ADVICE: Final = 3
+MAX_GRID: Final = 8
 MAX_VALUE: Final = 20_000  # characters of one value on the page
 
 
@@ -125,12 +128,48 @@ def _rows(run: RunData) -> list[dict[str, Any]]:
     for machine, rank in run.ranks:
         key = (machine.plan.name, rank.rank)
         use = usage.get(key)
-        means, peaks = (use.mean, use.peak) if use else ([None] * 4, [None] * 4)
+        means, peaks = (use.mean, use.peak) if use else ([None] * 5, [None] * 5)
         rows.append({
             "rank": rank, "host": machine.plan.name, "log": machine.rank_logs.get(rank.rank), "rate": speed.get(key),
-            "cpu": means[0], "memory": peaks[1], "gpu": means[2], "gpu_memory": peaks[3],
+            "cpu": means[0], "memory": peaks[1], "gpu": means[2], "gpu_memory": peaks[3], "celsius": peaks[4],
+            "stack": machine.rank_stacks.get(rank.rank),
         })  # fmt: skip
     return rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Compared:
+    """One figure, as predicted and as it was."""
+
+    name: str
+    predicted: float
+    measured: float | None
+
+    @property
+    def difference(self) -> float | None:
+        """Percent of what was predicted."""
+        return 100 * (self.measured / self.predicted - 1) if self.measured is not None and self.predicted else None
+
+
+def _forecast(run: RunData) -> dict[str, Any] | None:
+    """Predicted against measured, where both are known. A step is as long as the rank takes that works longest."""
+    parts = [track.mean[2:5] for track in run.metrics if None not in track.mean[2:5]]
+    if run.prediction is None:
+        return None
+    planned = run.prediction.planned
+    longest = max(parts, key=lambda part: (part[0] or 0.0) + (part[2] or 0.0), default=None)
+    compute, communication, data = longest or (None, None, None)
+    whole = sum(part or 0.0 for part in longest) if longest else None
+    rate = sum(track.mean[1] or 0.0 for track in run.metrics) or None
+    rows = [
+        _Compared(name="Samples per second", predicted=planned.samples_per_second, measured=rate),
+        _Compared(name="Seconds of a step", predicted=planned.step_seconds, measured=whole),
+        _Compared(name="… computing", predicted=planned.compute_seconds + planned.waiting_seconds, measured=compute),
+        _Compared(name="… communication", predicted=planned.network_seconds, measured=communication),
+        _Compared(name="… loading data", predicted=planned.data_seconds, measured=data),
+    ]
+    advice = [one for one in run.prediction.advice[:MAX_ADVICE] if one.gain > 1]
+    return {"rows": rows, "limit": planned.limit, "advice": advice, "grid": run.prediction.grid[:MAX_GRID]}
 
 
 def render(run: RunData) -> str:
@@ -160,7 +199,8 @@ def render(run: RunData) -> str:
         colors=plots.COLORS,
         plots=[(panel, plots.draw(panel)) for panel in plots.panels(run, _sentence(_change(run)))],
         rows=_rows(run),
-        has_gpu=any(track.peak[2:] != (None, None) for track in run.usage),
+        has_gpu=any(set(track.peak[2:]) != {None} for track in run.usage),
+        forecast=_forecast(run),
         rate=sum(track.mean[1] or 0.0 for track in run.metrics) or None,
         ends={name: ends((track,)) or (None, None) for name, track in run.logged.items()},
     )

@@ -204,7 +204,7 @@ def as_screen(seen: Seen, width: int) -> RenderableType:
     parts: list[RenderableType] = [] if seen.statuses else [Text("no run is going on", style="bold")]
     for statuses in runs_of(seen.statuses):
         shown = cells(statuses, time.time(), width)
-        grid = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        grid = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
         for column in shown.columns:
             grid.add_column(Text(column.heading), justify="right" if column.right else "left", no_wrap=True)
         for row in shown.rows:
