@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 N ?= 2
 PCS := $(foreach number,$(shell seq $(N)),pc$(number))
 
-.PHONY: train deploy status stop test lint molecule pytest lab lab-ready lab-down lock clean
+.PHONY: train deploy status stop test lint molecule pytest docs lab lab-ready lab-down lock clean
 
 train: $(VENV)/.control  ## trains on the inventory, by default on two workers of this machine
 	@$(PLAY) deploy_and_train.yml -i $(INVENTORY)
@@ -41,6 +41,9 @@ molecule: $(VENV)/.dev
 pytest: $(VENV)/.dev
 	@tests/packages.sh
 	$(BIN)/pytest
+
+docs: $(VENV)/.control  ## docs/troubleshooting.md and .en.md from the table of causes
+	@$(BIN)/python docs/troubleshooting.py
 
 lab: $(VENV)/.control  ## N Windows PCs on this machine (root, Debian), closed as freshly installed ones
 	@molecule/lab/lab setup

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from conftest import ENVIRONMENT, ROOT
 
-PAIRS = {"README.ko.md": "README.md", "docs/distributed_training_guide.md": "docs/distributed_training_guide.en.md"}
+PAIRS = {"README.ko.md": "README.md", "docs/distributed_training_guide.md": "docs/distributed_training_guide.en.md",
+         "docs/troubleshooting.md": "docs/troubleshooting.en.md"}  # fmt: skip
 DOCUMENTS = ["README.md", "README.ko.md", "DISTRIBUTED_QUICK_START.md"]
 DOCUMENTS += sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
 LINKED = [*DOCUMENTS, "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md", "molecule/lab/README.md"]

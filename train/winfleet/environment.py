@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .causes import advise, explain
 from .folders import SHORT
 from .runs import HostError
 
@@ -170,7 +171,14 @@ def run(step: Step, environment: Mapping[str, str], log: Path, deadline: float, 
                 "hint: run again, what was downloaded is kept; or set uv_env_limit_minutes for a slow line"
             ) from None
     if code:
-        raise HostError(f"{named} failed with {code}:\n{last_words(log)}\nhint: {step.hint}")
+        said = last_words(log)
+        raise HostError(f"{named} failed with {code}:\n{said}{advise_on_packages(said, step.hint)}")
+
+
+def advise_on_packages(said: str, hint: str) -> str:
+    """Cause and hint for the words of uv, or of the Python that it made; the step's own hint too where it may help."""
+    known = explain(said)
+    return advise(said, "this host") + ("" if known and not known.code.startswith("index-") else f"\nhint: {hint}")
 
 
 def ensure(home: Path, given: Mapping[str, Any], *, check: bool) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Final
 
 from winfleet.board import Board
+from winfleet.causes import LAUNCHER, advise
+from winfleet.causes_table import MACHINE
 from winfleet.files import send_output_to
 from winfleet.hardware import gpu_names, owner_of_port, usable_cores
 from winfleet.plan import (
@@ -43,6 +45,7 @@ log = logging.getLogger("winfleet")
 
 EXIT_CODES: Final = {"finished": 0, "failed": 1, "stopped": 3}
 DETACH_SECONDS: Final = 20.0
+NO_WORK_HINT: Final = "\nhint: is there room on the disk, and may this user write there?"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,9 +156,7 @@ def enter_work(plan: Plan, host: Host, run_folder: Path) -> None:
     try:
         os.chdir(prepare_work(plan, run_folder))
     except OSError as error:
-        raise PlanError(
-            f"{host.name}: {error}\nhint: is there room on the disk, and may this user write there?"
-        ) from error
+        raise PlanError(f"{host.name}: {error}{advise(str(error), host.name, MACHINE) or NO_WORK_HINT}") from error
 
 
 def link_folder(target: Path, link: Path) -> None:
@@ -240,6 +241,8 @@ def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool)
         outcome = run_ranks(plan, host, folder, fill_in(plan.command, plan, folder), board, (ports.ranks, ports.agents))
     except BaseException as error:  # before the ranks: no room for the work folder, a torch that cannot be imported
         text = f"{type(error).__name__}: {plain(error)}"
+        if not isinstance(error, PlanError) and (known := advise(text, host.name, LAUNCHER)):
+            print(f"error: {text}{known}", file=sys.stderr)
         board.end("failed", Cause(host=host.name, text=text, time=time.time()), {})
         raise
     if outcome.cause is not None:

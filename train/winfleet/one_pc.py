@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from winfleet.causes import advise
+from winfleet.causes_table import MACHINE
 from winfleet.environment import ensure
 from winfleet.host_facts import gpus
 from winfleet.lock import LockError, read_lock
@@ -140,7 +142,11 @@ def main(words: Sequence[str] | None = None) -> int:
     except (PlanError, HostError, LockError) as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"error: {error}\nhint: is there room on the disk, and may this user write there?", file=sys.stderr)
+        hint = (
+            advise(str(error), "this PC", MACHINE)
+            or "\nhint: is there room on the disk, and may this user write there?"
+        )
+        print(f"error: {error}{hint}", file=sys.stderr)
     return 2
 
 

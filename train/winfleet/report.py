@@ -6,7 +6,6 @@ The page is one file without scripts or network. Every value on it is escaped, c
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from urllib.parse import quote
 
 from winfleet.files import write_atomic
 from winfleet.records import ReportError, RunData, ends, load
-from winfleet.status import Cause, describe_failure, duration, plain
+from winfleet.status import Cause, advise_on, duration, name_failure, plain
 
 __all__ = ["ReportError", "closing_line", "load", "main", "render"]
 
@@ -115,9 +114,9 @@ def _headline(run: RunData) -> str:
     )
 
 
-def _failure(cause: Cause) -> str:
-    """One line; the log's are shown apart."""
-    return describe_failure(dataclasses.replace(cause, lines=()))
+def _advice(cause: Cause) -> list[str]:
+    """Why it failed and what to do, a line each; none where the table of causes does not know it."""
+    return [line.strip() for line in advise_on(cause).splitlines() if line]
 
 
 def _rows(run: RunData) -> list[dict[str, Any]]:
@@ -189,7 +188,7 @@ def render(run: RunData) -> str:
     )
     environment.filters |= {
         "show": _show, "number": _number, "count": _count, "duration": _duration, "alike": _alike, "moment": _moment,
-        "failure": _failure, "link": quote,
+        "failure": name_failure, "advice": _advice, "link": quote,
     }  # fmt: skip
     page = environment.get_template("report.html.j2").render(
         run=run,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .causes import advise
 from .files import write_atomic
 
 GOING_ON = ("starting", "running")
@@ -96,7 +97,8 @@ def launch(folder: Path, given: Mapping[str, Any], secrets: Mapping[str, str], p
     if started.returncode:
         (folder / "secrets.json").unlink(missing_ok=True)
         said = (started.stderr or started.stdout).decode("utf-8", "replace").strip()
-        raise HostError(said or f"the launcher ended with {started.returncode}")
+        said = said or f"the launcher ended with {started.returncode}"
+        raise HostError(said if "hint:" in said else said + advise(said, "this host"))
 
 
 def stop(folder: Path, grace: int) -> dict[str, object]:

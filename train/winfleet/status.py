@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from winfleet.causes import LAUNCHER, advise, advise_on_rank, name_exit_code
 from winfleet.plan import STATUS_PORT
 
 STATES: Final = ("starting", "running", "finished", "failed", "stopped", "lost")
@@ -244,12 +245,24 @@ def first_failure(statuses: Sequence[Status]) -> Cause | None:
     return min(causes, key=lambda cause: cause.weight, default=None)
 
 
-def describe_failure(cause: Cause) -> str:
-    """The failure in words: host, rank, exit code, exception, and the last lines of its log."""
+def name_failure(cause: Cause) -> str:
+    """The failure in one sentence: host, rank, exit code, exception."""
     who = cause.host if cause.rank is None else f"rank {cause.rank} on {cause.host}"
-    code = "" if cause.exit_code is None else f" (exit code {cause.exit_code})"
+    code = "" if cause.exit_code is None else f" (exit code {name_exit_code(cause.exit_code)})"
+    return f"{who} failed{code}: {cause.text}"
+
+
+def describe_failure(cause: Cause) -> str:
+    """The failure with the last lines of its log and, where the table of causes knows it, why and what to do."""
     tail = "".join(f"\n  | {line}" for line in cause.lines)
-    return f"{who} failed{code}: {cause.text}{tail}"
+    return f"{name_failure(cause)}{tail}{advise_on(cause)}"
+
+
+def advise_on(cause: Cause) -> str:
+    """Why and what to do, two lines that begin with a line break; "" where the table of causes does not know it."""
+    if cause.rank is None:
+        return advise(cause.text, cause.host, LAUNCHER)
+    return advise_on_rank(cause.text, cause.host, cause.exit_code, cause.lines)
 
 
 def duration(seconds: float) -> str:

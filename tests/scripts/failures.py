@@ -1,0 +1,153 @@
+"""Fails in many ways, one after the other, and prints what each said: {code of the cause: "Type: text"}, as a rank's record has it."""
+
+import contextlib
+import datetime as dt
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset
+
+Failure = Callable[[], object]
+LAST_WORDS = "last-words"
+
+
+class Killed(Dataset[int]):
+    """Its worker is ended as Linux does when memory runs out."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+
+def taken_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        dist.TCPStore("127.0.0.1", taken.getsockname()[1], 1, True, use_libuv=False)
+
+
+def closed_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    dist.TCPStore("127.0.0.1", port, 2, False, dt.timedelta(seconds=1), use_libuv=False)
+
+
+def full_disk() -> None:
+    with open("/dev/full", "w") as file:
+        file.write("x")
+
+
+def foreign_address() -> None:
+    with socket.socket() as one:
+        one.bind(("192.0.2.7", 0))
+
+
+def no_right() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "program").write_text("not executable")
+        subprocess.run([f"{folder}/program"], check=False)
+
+
+def ranks(do: Callable[[dist.ProcessGroup, int], object], seconds: float = 20.0) -> None:
+    """Two ranks of one gloo group as two threads; raises what the first of them raises."""
+    store, errors = dist.HashStore(), []
+
+    def run(rank: int) -> None:
+        try:
+            limit = dt.timedelta(seconds=seconds)
+            options = dist.ProcessGroupGloo._Options()
+            options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+            options._timeout = limit
+            do(dist.ProcessGroupGloo(store, rank, 2, options), rank)
+        except RuntimeError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def differ_in_shape() -> None:
+    """gloo ends the whole process."""
+    child = os.fork()
+    if not child:
+        log = os.open(LAST_WORDS, os.O_WRONLY | os.O_CREAT)
+        os.dup2(log, 2)
+        ranks(lambda group, rank: group.allreduce([torch.ones(4 + 4 * rank)]).wait())
+        os._exit(0)
+    os.waitpid(child, 0)
+    raise RuntimeError(Path(LAST_WORDS).read_text("utf-8"))
+
+
+def sleep_in_all_reduce(group: dist.ProcessGroup, rank: int) -> None:
+    if rank == 0:
+        group.allreduce([torch.ones(4)]).wait()
+    else:
+        threading.Event().wait(3)
+
+
+def spawn_without_main() -> None:
+    """A script as users write them, that starts a process without asking whether it is the main one."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder, "script.py")
+        script.write_text(
+            "import multiprocessing as m\nm.set_start_method('spawn', force=True)\nm.Process(target=print).start()\n"
+        )
+        done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+        raise RuntimeError(done.stderr)
+
+
+FAILURES: dict[str, Failure] = {
+    "nccl-missing": lambda: dist.init_process_group("nccl", init_method="tcp://127.0.0.1:29999", rank=0, world_size=1),
+    "port-taken": taken_port,
+    "store-unreachable": closed_port,
+    "address-foreign": foreign_address,
+    "gloo-adapter": lambda: dist.ProcessGroupGloo.create_device(interface="이더넷"),
+    "shapes-differ": differ_in_shape,
+    "all-reduce-timeout": lambda: ranks(sleep_in_all_reduce, seconds=1.0),
+    "memory": lambda: torch.empty(10**15),
+    "cuda-build": lambda: torch.ones(1, device="cuda"),
+    "disk-full": full_disk,
+    "path-long": lambda: os.open("x" * 300, os.O_RDONLY),
+    "file-denied": no_right,
+    "file-missing": lambda: os.open("/nowhere/train.bin", os.O_RDONLY),
+    "module-missing": lambda: __import__("einops_of_nobody"),
+    "code-page": lambda: "손실".encode().decode("cp949"),
+    "loader-ended": lambda: next(iter(DataLoader(Killed(), num_workers=1))),
+    "loader-pickle": lambda: pickle.dumps(lambda: None),
+    "loader-main": spawn_without_main,
+    "checkpoint-other": lambda: torch.nn.Linear(2, 2).load_state_dict(torch.nn.Linear(3, 2).state_dict()),
+}  # fmt: skip
+
+
+def main() -> None:
+    multiprocessing.set_start_method("fork")
+    said = {}
+    for code, fail in FAILURES.items():
+        try:
+            fail()
+        except Exception as error:  # noqa: BLE001 (its words are the result)
+            said[code] = f"{type(error).__name__}: {error}"
+    with contextlib.suppress(BrokenPipeError):
+        print(json.dumps(said))
+
+
+if __name__ == "__main__":
+    main()
