@@ -41,6 +41,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def listens(address: str, port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex((address, port)) == 0
+
+
 def fill(folder: Path, content: dict[str, bytes]) -> Path:
     for name, data in content.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -329,6 +334,7 @@ def test_a_host_that_is_not_there_is_lost_and_the_others_go_on(
 ) -> None:
     sent, two = share(fill(tmp_path / "source", {"a": b"content"})), cluster(2)
     two.start("pc1", sent)
+    wait_until(lambda: listens(two.hosts["pc1"], two.port), 20, "the start of pc1")
     results = two.seed(sent, start_seconds=3.0)
     assert results["pc1"].state == "whole"
     assert results["pc2"].state == "lost"

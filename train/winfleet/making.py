@@ -3,7 +3,7 @@
     python -m winfleet.making --job env/<digest>.job.json
 
 is started as a scheduled task. One at a time makes an environment of a host; how far it is can be read at
-http://ADDRESS:29502/environment.json until somebody has seen the end. What counts is the environment itself, or
+http://ADDRESS:29502/environment.json until somebody says that he has seen the end. What counts is the environment itself, or
 `<digest>.result.json` beside it. The controller's part is winfleet.making_watch.
 """
 
@@ -29,6 +29,7 @@ from winfleet.plan import STATUS_PORT
 from winfleet.runs import HostError
 
 PATH: Final = "/environment.json"
+SEEN: Final = "?seen"  # behind it: who asks has read the end
 TELL_SECONDS: Final = 15.0  # the end is told so long, to who asks
 SECRET: Final = ("secrets", "finish")  # what a job does not need
 
@@ -139,15 +140,15 @@ class Teller:
             timeout = 5
 
             def do_GET(self) -> None:
-                if self.path != PATH:
+                if self.path not in (PATH, PATH + SEEN):
                     self.send_error(404)
                     return
-                last, body = teller.state != "making", teller.to_json().encode()
+                body = teller.to_json().encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
-                if last:
+                if self.path.endswith(SEEN):
                     teller.told.set()
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base's name)

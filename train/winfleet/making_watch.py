@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-from winfleet.making import PATH
+from winfleet.making import PATH, SEEN
 from winfleet.plan import STATUS_PORT
 from winfleet.receiver import as_object
 from winfleet.status import plain
@@ -51,14 +51,18 @@ def parse(text: str) -> Making:
     )  # fmt: skip
 
 
-def ask(address: str, port: int = STATUS_PORT, timeout: float = 2.0) -> Making | None:
-    """What the host says at this moment (seconds); None where nobody answers."""
+def ask(address: str, port: int = STATUS_PORT, timeout: float = 5.0) -> Making | None:
+    """What the host says at this moment (seconds); None where nobody answers. Once it has ended, it may stop telling so."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # our own network
+    url, said = f"http://{address}:{port}{PATH}", None
     try:
-        with opener.open(f"http://{address}:{port}{PATH}", timeout=timeout) as answer:
-            return parse(answer.read(MAX_BYTES).decode("utf-8", "replace"))
+        with opener.open(url, timeout=timeout) as answer:
+            said = parse(answer.read(MAX_BYTES).decode("utf-8", "replace"))
+        if said.ended:
+            opener.open(url + SEEN, timeout=timeout).close()
     except (OSError, http.client.HTTPException):
-        return None
+        pass
+    return said
 
 
 def watch(

@@ -87,13 +87,25 @@ def make_environment(home: Path, given: Mapping[str, Any], check: bool) -> dict[
     folder = home / "env" / str(given["digest"])[:SHORT]
     there = given["python"] or given["refuse"] or environment.is_whole(folder, given)
     if os.name != "nt" or check or there:
-        return environment.ensure(home, given, check=check)
+        answer = environment.ensure(home, given, check=check)
+        if given.get("finish"):
+            wait_for_the_teller(given["address"])
+        return answer
     from winfleet import making
 
     if given.get("finish"):
         raise HostError(making.explain(home, given))
     making.begin(home, given, lambda job: start("environment", "winfleet.making", job, given))
     return {"changed": True, "making": True, "python": str(environment.interpreter(folder)), "versions": {}}
+
+
+def wait_for_the_teller(address: str) -> None:
+    """Until who made the environment has left the launcher's status port: it stays where nobody has seen its end."""
+    from winfleet.plan import STATUS_PORT
+    from winfleet.receiver import ReceiverError, wait_for_port
+
+    with contextlib.suppress(ReceiverError):  # the launcher names who has it
+        wait_for_port(address, STATUS_PORT)
 
 
 def start(name: str, module: str, job: Path, given: Mapping[str, Any]) -> None:

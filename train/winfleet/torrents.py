@@ -15,7 +15,7 @@ from winfleet.status import plain
 if TYPE_CHECKING:
     import libtorrent
 
-TICK_SECONDS: Final = 0.2
+TICK_SECONDS: Final = 0.05  # a transfer has some ten steps that wait for one
 PIECE_BYTES: Final = (2**16, 2**22)  # a small piece is passed on sooner, a big one costs less to announce
 
 
