@@ -70,6 +70,7 @@ class Fleet:
             "fleet_project": str(SCRIPTS),
             "fleet_data": "",
             "fleet_config": "",
+            "fleet_rehearsal": False,  # tests/test_rehearse.py has it; elsewhere it would only take its time
         }
 
     def write(self) -> None:

@@ -46,6 +46,7 @@ class Cluster(Fleet):
             "fleet_project": str(SCRIPTS),
             "fleet_data": "",
             "fleet_config": "",
+            "fleet_rehearsal": False,
         }
 
     def write(self) -> None:

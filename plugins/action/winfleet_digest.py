@@ -20,6 +20,7 @@ class ActionModule(ActionBase):
 
     Where a host's own connection is slow for files, folders above `swarm_mb` get a torrent: "torrents" {kind: file}.
     A file name that a Windows host cannot hold is refused here, before anything is sent.
+    "key" is the file of this controller\'s tokens.
     """
 
     _supports_check_mode = True
@@ -52,6 +53,7 @@ class ActionModule(ActionBase):
             **result,
             "changed": False,
             "digests": digests,
+            "key": str(cache / "transfer.key"),
             "sources": {kind: str(p) for kind, p in sources.items()},
             "bytes": sizes,
             "torrents": {kind: str(p) for kind, p in torrents.items()},

@@ -52,9 +52,9 @@ function Invoke-Program {
 function Invoke-Agent {
     # Asks the agent's Python; its answer, or this task fails with its words.
     $package = Find-Package
-    if ($operation -eq 'swarm') {
+    if ($operation -in 'swarm', 'rehearse') {
         # Behind NAT, as in WSL, only this side knows the controller's address.
-        $given.controllers = @(Get-NetTCPConnection -LocalPort $given.port -State Established -ErrorAction SilentlyContinue |
+        $given.controllers = @($given.controllers | Where-Object { $_ }) + @(Get-NetTCPConnection -LocalPort $given.port -State Established -ErrorAction SilentlyContinue |
                 ForEach-Object { "$($_.RemoteAddress)" -replace '^::ffff:' } | Sort-Object -Unique)
     }
     $call = @{ operation = $operation; home = $base; arguments = $given; check = $check }

@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -192,25 +192,27 @@ def fill_in(command: Sequence[str], plan: Plan, run_folder: Path) -> list[str]:
     return words
 
 
-def prepare_environment(plan: Plan, host: Host, folder: Path, *, console: bool) -> None:
+def prepare_environment(
+    plan: Plan, host: Host, folder: Path, *, console: bool, environ: MutableMapping[str, str] = os.environ
+) -> None:
     """Sets what every rank inherits. What the user has set already stands."""
-    os.environ.update({
+    environ.update({
         "WINFLEET_RUN": plan.run, "WINFLEET_RUN_FOLDER": str(folder.resolve()), "WINFLEET_ADDRESS": host.address,
         "WINFLEET_BACKEND": plan.backend, "WINFLEET_LOG": "console" if console else "file",
     })  # fmt: skip
     package = str(Path(__file__).resolve().parent.parent)
-    os.environ["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    os.environ.update(plan.variables.get(host.name, {}))
-    os.environ.setdefault("PYTHONUTF8", "1")  # else output in a pipe or file has Windows' ANSI code page
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // host.processes)))
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # NVML's order, so that its index is local_rank
+    environ["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [environ.get("PYTHONPATH")])])
+    environ.update(plan.variables.get(host.name, {}))
+    environ.setdefault("PYTHONUTF8", "1")  # else output in a pipe or file has Windows' ANSI code page
+    environ.setdefault("PYTHONUNBUFFERED", "1")
+    environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // host.processes)))
+    environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # NVML's order, so that its index is local_rank
     if not host.gpus:
-        os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # a bare Accelerator() stays alone without
+        environ.setdefault("ACCELERATE_USE_CPU", "true")  # a bare Accelerator() stays alone without
     if plan.mixed_precision != "no":
-        os.environ.setdefault("ACCELERATE_MIXED_PRECISION", plan.mixed_precision)
+        environ.setdefault("ACCELERATE_MIXED_PRECISION", plan.mixed_precision)
     if plan.backend == "nccl" and host.adapter:
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", host.adapter)
+        environ.setdefault("NCCL_SOCKET_IFNAME", host.adapter)
 
 
 def take_secrets(folder: Path) -> None:

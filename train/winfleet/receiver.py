@@ -43,7 +43,9 @@ class Wanted:
     limit_bytes: int  # of the archive
 
 
-class _Server(ThreadingHTTPServer):
+class Server(ThreadingHTTPServer):
+    """Listens on one address and serves the allowed addresses alone."""
+
     daemon_threads = True
     allow_reuse_address = os.name != "nt"  # on Windows another process could take the port over
 
@@ -54,6 +56,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__((address, port), handler)
 
     def server_bind(self) -> None:
+        """Binds the address."""
         # HTTPServer's own asks the name server for this host's name, which takes seconds where there is none
         socket.socket.setsockopt(self.socket, socket.SOL_SOCKET, socket.SO_REUSEADDR, int(self.allow_reuse_address))
         self.socket.bind(self.server_address)
@@ -61,16 +64,20 @@ class _Server(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 (socketserver's)
+        """Whether the peer may speak at all."""
         return client_address[0] in self.allowed
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A sender that goes away is no news here; the result tells what is missing."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """Answers in one piece and says nothing on the console."""
+
     timeout = SILENT_SECONDS
 
     def answer(self, status: int, text: str) -> None:
+        """The whole answer; the connection ends with it."""
         body = text.encode("utf-8", "replace")
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
@@ -107,7 +114,7 @@ def tell(address: str, port: int, text: str, allowed: Collection[str], seconds: 
     """Answers GET /result with the text until one of `allowed` has asked or the seconds are over; says which."""
     told = threading.Event()
 
-    class Teller(_Handler):
+    class Teller(Handler):
         def do_GET(self) -> None:
             if self.path != "/result":
                 self.answer(404, "only /result is here")
@@ -115,7 +122,7 @@ def tell(address: str, port: int, text: str, allowed: Collection[str], seconds: 
             self.answer(200, text)
             told.set()
 
-    with _Server(address, port, allowed, Teller) as server:
+    with Server(address, port, allowed, Teller) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         try:
             return told.wait(seconds)
@@ -137,7 +144,7 @@ def ask(address: str, port: int, timeout: float = 1.0) -> str | None:
     return body.decode("utf-8", "replace") if answer.status == 200 and len(body) <= MAX_ANSWER else None
 
 
-class _TakingServer(_Server):
+class _TakingServer(Server):
     """Takes archives of the folders that are still missing."""
 
     def __init__(
@@ -149,7 +156,7 @@ class _TakingServer(_Server):
         super().__init__(address, port, allowed, _Taker)
 
 
-class _Taker(_Handler):
+class _Taker(Handler):
     server: _TakingServer
 
     def do_PUT(self) -> None:

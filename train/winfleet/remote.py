@@ -21,7 +21,7 @@ from .folders import SHORT, FolderError, free_bytes, missing, prune, unpack
 from .runs import HostError
 
 FETCH_SECONDS = 60.0
-OURS = ("agent", "code", "data", "wheels", "env", "runs", "swarm")  # folders of ours below home
+OURS = ("agent", "code", "data", "wheels", "env", "runs", "swarm", "rehearsal")  # folders of ours below home
 
 
 def perform(operation: str, home: Path, given: Mapping[str, Any], *, check: bool) -> dict[str, Any]:
@@ -138,6 +138,13 @@ def launch(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
     return {"changed": not settled, "state": state}
 
 
+def rehearse(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
+    """`host`, `plan` (text), `python`, `agent`, `logon`, `controllers`, and `secrets`: starts this host's part of a rehearsal."""
+    if not check:
+        runs.rehearse(home, given, given["secrets"]["token"], given["secrets"]["task_password"])
+    return {"changed": False}  # nothing of it is left once it is over
+
+
 def stop(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
     """`grace_seconds`; {"stopped": [{"run", "state", "step", "text"}]}."""
     found = runs.going_on(home)
@@ -193,7 +200,7 @@ def remove(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
 
 
 OPERATIONS: dict[str, Callable[[Path, Mapping[str, Any], bool], dict[str, Any]]] = {
-    "folders": folders, "swarm": swarm, "environment": make_environment, "files": write_files, "launch": launch, "stop": stop,
+    "folders": folders, "swarm": swarm, "environment": make_environment, "files": write_files, "launch": launch, "rehearse": rehearse, "stop": stop,
     "collect": collect, "remove": remove,
 }  # fmt: skip
 

@@ -6,6 +6,7 @@ losses, passes on what the script logs through Accelerate, and turns a request t
 
 from __future__ import annotations
 
+import atexit
 import collections
 import contextlib
 import ctypes
@@ -32,6 +33,7 @@ from winfleet.files import send_output_to, write_atomic
 from winfleet.stacks import Teller
 from winfleet.status import stop_step
 from winfleet.timing import Clock, Mark, gradient_bytes, split, watch_waits
+from winfleet.trial import Stopwatch, watch
 
 WRITE_SECONDS: Final = 0.5
 RATE_SECONDS: Final = 10.0  # samples/s is the mean over this window
@@ -379,6 +381,10 @@ def main() -> None:
     watch_waits(meter.clock)
     watch_torch(meter, stopper)
     watch_accelerate(meter, stopper)
+    if trial := os.environ.get("WINFLEET_TRIAL"):
+        stopwatch = Stopwatch(int(trial), Path(os.environ["WINFLEET_TRIAL_FILE"]))
+        watch(stopwatch, batch_size)
+        atexit.register(stopwatch.write)  # of a script with fewer steps
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         meter.joined()
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -15,6 +17,7 @@ from .causes import advise
 from .files import write_atomic
 
 GOING_ON = ("starting", "running")
+READY_SECONDS = 40.0  # for the rehearsal to listen, an earlier one to leave its port included
 AFTER_SECONDS = 15.0  # for the launcher itself, once its ranks have ended
 
 
@@ -63,7 +66,7 @@ def going_on(home: Path) -> list[Path]:
     return [path.parent for path in sorted(home.glob("runs/*/status.json")) if launcher_pid(path.parent)]
 
 
-def write_secrets(path: Path, secrets: Mapping[str, str]) -> None:
+def write_secrets(path: Path, secrets: Mapping[str, Any]) -> None:
     """A file that its owner alone can read; the launcher deletes it once read."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         json.dump(dict(secrets), file)
@@ -99,6 +102,46 @@ def launch(folder: Path, given: Mapping[str, Any], secrets: Mapping[str, str], p
         said = (started.stderr or started.stdout).decode("utf-8", "replace").strip()
         said = said or f"the launcher ended with {started.returncode}"
         raise HostError(said if "hint:" in said else said + advise(said, "this host"))
+
+
+def rehearse(home: Path, given: Mapping[str, Any], token: str, password: str) -> None:
+    """Starts this host's part of a rehearsal, detached, and returns once it listens. Raises HostError with what it said."""
+    folder, package = home / "rehearsal", home / "agent" / given["agent"][:12]
+    shutil.rmtree(folder, ignore_errors=True)  # ends one whose controller has gone away
+    folder.mkdir(parents=True)
+    job = {"host": given["host"], "plan": given["plan"], "home": str(home), "token": token,
+           "controllers": [*given["controllers"], *seen_controllers()]}  # fmt: skip
+    write_secrets(folder / "job.json", job)
+    words, process = ["-m", "winfleet.rehearse", "--job", str(folder / "job.json")], None
+    if os.name == "nt":
+        from .windows import start_task
+
+        start_task("rehearsal", words, package, given["logon"], password, given["python"])
+    else:
+        process = subprocess.Popen(
+            [given["python"], *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True, cwd=folder, env={**os.environ, "PYTHONPATH": str(package)},
+        )  # fmt: skip
+    ready, deadline = folder / "ready", time.monotonic() + READY_SECONDS
+    while not ready.exists() and time.monotonic() < deadline and (process is None or process.poll() is None):
+        time.sleep(0.05)
+    said = ready.read_text("utf-8") if ready.exists() else last_words(folder / "rehearsal.log")
+    if said:
+        raise HostError(f"the rehearsal did not start: {said}")
+
+
+def last_words(log: Path) -> str:
+    """The last line of a log file, or that it has none."""
+    with contextlib.suppress(OSError):
+        if lines := log.read_text("utf-8", "replace").strip().splitlines():
+            return lines[-1]
+    return f"nothing was heard of it for {READY_SECONDS:.0f} s"
+
+
+def seen_controllers() -> list[str]:
+    """Addresses from which the controller comes, as this task sees it: by SSH, or on this very machine."""
+    ssh = os.environ.get("SSH_CONNECTION", "").split()
+    return ssh[:1] or ["127.0.0.1"]
 
 
 def stop(folder: Path, grace: int) -> dict[str, object]:

@@ -57,14 +57,16 @@ def end_children_with_me() -> None:
         raise OSError(ctypes.__dict__["get_last_error"](), "no job object for the launcher")
 
 
-def start_task(name: str, arguments: Sequence[str], folder: Path, logon: str, password: str) -> None:
-    """Starts this Python with the arguments as a scheduled task of this user in the folder winfleet; it outlives the session.
+def start_task(
+    name: str, arguments: Sequence[str], folder: Path, logon: str, password: str, python: str = sys.executable
+) -> None:
+    """Starts this Python, or another one, with the arguments as a scheduled task of this user in the folder winfleet; it outlives the session.
 
     `logon` is s4u (no stored password), interactive (while the user is signed in) or password. Raises PlanError with what
     Windows said.
     """
     call = {
-        "name": name, "execute": sys.executable, "arguments": subprocess.list2cmdline(arguments), "folder": str(folder), "logon": logon,
+        "name": name, "execute": python, "arguments": subprocess.list2cmdline(arguments), "folder": str(folder), "logon": logon,
         "password": password,
     }  # fmt: skip
     command = [
