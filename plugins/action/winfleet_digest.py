@@ -20,7 +20,7 @@ class ActionModule(ActionBase):
 
     Where a host's own connection is slow for files, folders above `swarm_mb` get a torrent: "torrents" {kind: file}.
     A file name that a Windows host cannot hold is refused here, before anything is sent.
-    "key" is the file of this controller\'s tokens.
+    "key" is the file of this controller's tokens.
     """
 
     _supports_check_mode = True

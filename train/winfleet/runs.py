@@ -114,9 +114,13 @@ def rehearse(home: Path, given: Mapping[str, Any], token: str, password: str) ->
     write_secrets(folder / "job.json", job)
     words, process = ["-m", "winfleet.rehearse", "--job", str(folder / "job.json")], None
     if os.name == "nt":
-        from .windows import start_task
+        from winfleet.plan import PlanError
+        from winfleet.windows import start_task
 
-        start_task("rehearsal", words, package, given["logon"], password, given["python"])
+        try:
+            start_task("rehearsal", words, package, given["logon"], password, given["python"])
+        except PlanError as error:
+            raise HostError(str(error)) from None
     else:
         process = subprocess.Popen(
             [given["python"], *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
