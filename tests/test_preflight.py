@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import ENVIRONMENT, ROOT, SCRIPTS
+from winfleet.found import Found, read
 from winfleet.preflight import Wanted, check_command, check_files, find_problems, runs_going_on, split_command
 from winfleet.problems import CHECKS, FIRM, Problem, error_text, read_names, sort_out
 
@@ -20,13 +21,15 @@ def wanted(**values: Any) -> Wanted:
     return Wanted(**{**defaults, **values})
 
 
-def found(**values: Any) -> dict[str, Any]:
-    """What the module winfleet_host says of a host on which nothing is wrong."""
-    return {
+def found(**values: Any) -> Found:
+    """What a host tells on which nothing is wrong."""
+    return read({
         "address": "10.0.0.1", "address_error": "", "writable": True, "home": "/h", "disk_free_gb": 9.5, "gpus": [],
         "ports_taken": {}, "going_on": [], **values,
-    }  # fmt: skip
+    })  # fmt: skip
 
+
+TWO = [{"name": "A"}, {"name": "A"}]
 
 # In a process of its own: Ansible replaces sys.intern, which torch then refuses to be imported with.
 AS_TYPED = """
@@ -92,10 +95,9 @@ def test_a_command_is_taken_whole_as_it_was_typed() -> None:
 
 
 def test_no_more_ranks_than_gpus() -> None:
-    hosts = {"pc1": found(gpus=["A", "A"]), "pc2": found(address="10.0.0.2", gpus=["A", "A"]),
-             "pc3": found(address="10.0.0.3")}  # fmt: skip
-    problems = find_problems(hosts, wanted(processes={"pc1": 3, "pc2": 2, "pc3": 8}))
-    assert [str(problem) for problem in problems] == [
+    hosts = {"pc1": found(gpus=TWO), "pc2": found(address="10.0.0.2", gpus=TWO), "pc3": found(address="10.0.0.3")}  # fmt: skip
+    problems = find_problems(hosts, {}, wanted(processes={"pc1": 3, "pc2": 2, "pc3": 8}))
+    assert [str(problem) for problem in problems if not problem.warning] == [
         "pc1: fleet_processes is 3, but it has 2 GPUs\n  hint: set it to 2 or less"
     ]
 
@@ -107,11 +109,10 @@ def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
         project=tmp_path / "none", data=tmp_path / "data", config=tmp_path / "bad.yaml", run="a/b", processes={"pc2": -1}
     )  # fmt: skip
     hosts = {
-        "pc1": {"unreachable": "did not answer: no route"},
         "pc2": found(writable=False, disk_free_gb=0.5, ports_taken={"29502": "nginx (pid 7)"}),
         "pc3": found(address_error="Cannot assign requested address"),
     }
-    problems = find_problems(hosts, asked)
+    problems = find_problems(hosts, {"pc1": "did not answer: no route"}, asked)
     assert [problem.where for problem in problems] == ["controller"] * 4 + ["pc1"] + ["pc2"] * 4 + ["pc3", "inventory"]
     said = "\n".join(map(str, problems))
     for text in (
@@ -127,9 +128,9 @@ def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
 def test_nothing_wrong_is_no_problem() -> None:
     hosts = {
         "pc1": found(),
-        "연구실": found(address="10.0.0.2", gpus=["A"], ports_taken={"29500": "x"}, going_on=["r"]),
+        "연구실": found(address="10.0.0.2", gpus=TWO[:1], ports_taken={"29500": "x"}, going_on=["r"]),
     }
-    assert find_problems(hosts, wanted(run="r", processes={"연구실": 1})) == []
+    assert find_problems({"연구실": hosts["연구실"]}, {}, wanted(run="r", processes={"연구실": 1})) == []
     assert runs_going_on(hosts) == {"r": ["연구실"]}
 
 
@@ -158,7 +159,7 @@ def test_names_of_checks_come_as_a_list_or_as_a_text(given: object, names: list[
 def test_a_named_check_warns_and_says_that_it_was_let_pass() -> None:
     hosts = {"pc1": found(disk_free_gb=0.5, ports_taken={"29502": "nginx (pid 7)"})}
     asked = wanted(warnings=["disk"])
-    stopping, lines = sort_out(find_problems(hosts, asked), asked.warnings)
+    stopping, lines = sort_out(find_problems(hosts, {}, asked), asked.warnings)
     assert [(problem.where, problem.check) for problem in stopping] == [("pc1", "ports")]
     assert lines == [
         (
@@ -170,7 +171,7 @@ def test_a_named_check_warns_and_says_that_it_was_let_pass() -> None:
 
 
 def test_an_unknown_name_and_one_that_stays_an_error_are_refused() -> None:
-    problems = find_problems({"pc1": found()}, wanted(warnings=["disc", "reachable", "disk"]))
+    problems = find_problems({"pc1": found()}, {}, wanted(warnings=["disc", "reachable", "disk"]))
     assert [problem.what for problem in problems] == [
         "fleet_warnings: no check 'disc'", "fleet_warnings: the check 'reachable' stays an error",
     ]  # fmt: skip

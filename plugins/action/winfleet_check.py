@@ -11,6 +11,8 @@ from ansible import context
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from winfleet.comparisons import table
+from winfleet.found import Found, read
 from winfleet.preflight import Wanted, find_problems, runs_going_on
 from winfleet.problems import error_text, read_names, sort_out
 
@@ -18,7 +20,8 @@ from winfleet.problems import error_text, read_names, sort_out
 class ActionModule(ActionBase):
     """winfleet_check: returns {"run", "command", "joining", "finished"}; fails with all problems at once.
 
-    `joining`: the run is there already, so nothing is deployed; `finished`: it needs no following either.
+    `joining`: the run is there already, so nothing is deployed; `finished`: it needs no following either. With `look_only`
+    no run is named, and the table of the hosts is printed even where nothing is wrong.
     """
 
     _supports_check_mode = True
@@ -28,23 +31,27 @@ class ActionModule(ActionBase):
         """Ansible's entry."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         given, names, hostvars = self._task.args, task_vars["ansible_play_hosts_all"], task_vars["hostvars"]
-        hosts = {name: found(hostvars[name].get("fleet_host")) for name in names}
+        looked = {name: hostvars[name].get("fleet_host") or {} for name in names}
+        hosts = {name: read(each["host"]) for name, each in looked.items() if "host" in each}
+        silent = {name: why_silent(each) for name, each in looked.items() if "host" not in each}
         command = as_typed(context.CLIARGS.get("extra_vars") or ()) or str(given["command"])
         wanted = Wanted(
             project=Path(given["project"]).expanduser(), command=command,
             data=optional_path(given["data"]), config=optional_path(given["config"]), run=str(given["run"] or ""),
             free_disk_gb=float(given["free_disk_gb"]),
             processes={name: int(hostvars[name].get("fleet_processes", 0)) for name in names},
-            warnings=read_names(given.get("warnings")),
+            warnings=read_names(given["warnings"]), torch_backend=str(given["torch_backend"]),
+            python_version=str(given["python_version"]),
         )  # fmt: skip
+        look_only = bool(given["look_only"])
         running = runs_going_on(hosts)
-        finished = bool(wanted.run) and all(host.get("run_state") == "finished" for host in hosts.values())
-        problems = [] if wanted.run in running or finished else find_problems(hosts, wanted)
-        stopping, warnings = sort_out(problems, wanted.warnings)
-        for line in warnings:
-            Display().display(line)
-        if stopping:
-            raise AnsibleActionFail(error_text(stopping))
+        finished = bool(wanted.run) and not silent and all(host.run_state == "finished" for host in hosts.values())
+        if look_only or not (wanted.run in running or finished):
+            judge(hosts, silent, wanted, always=look_only)
+        if look_only:
+            for one, where in running.items():
+                Display().display(f"run {one} is going on on {', '.join(where)}")
+            return {**result, "changed": False, "run": "", "command": command, "joining": False, "finished": False}
         if running and wanted.run not in running:
             raise AnsibleActionFail(say_going_on(running))
         run = wanted.run or time.strftime("%Y%m%d-%H%M%S")
@@ -53,6 +60,18 @@ class ActionModule(ActionBase):
         if joining and not plan.is_file():
             raise AnsibleActionFail(say_begun_elsewhere(run, plan))
         return {**result, "changed": False, "run": run, "command": command, "joining": joining, "finished": finished}
+
+
+def judge(hosts: dict[str, Found], silent: dict[str, str], wanted: Wanted, *, always: bool) -> None:
+    """Prints table and warnings, where there are any or `always`. Raises AnsibleActionFail with all that stops."""
+    problems = find_problems(hosts, silent, wanted)
+    if hosts and (problems or always):
+        Display().display(table(hosts))
+    stopping, warnings = sort_out(problems, wanted.warnings)
+    for line in warnings:
+        Display().display(line)
+    if stopping:
+        raise AnsibleActionFail(error_text(stopping))
 
 
 def as_typed(extra_vars: Any) -> str:
@@ -69,12 +88,9 @@ def optional_path(value: object) -> Path | None:
     return Path(str(value)).expanduser() if value else None
 
 
-def found(registered: Any) -> dict[str, Any]:
-    """A host's facts, or why there are none."""
-    registered = registered or {}
-    if "host" in registered:
-        return dict(registered["host"])
-    return {"unreachable": str(registered.get("msg", "no result"))}
+def why_silent(looked: Any) -> str:
+    """Why there are no facts of a host."""
+    return str(looked.get("silent") or looked.get("msg") or "no result")
 
 
 def say_begun_elsewhere(run: str, plan: Path) -> str:

@@ -43,7 +43,7 @@ def main() -> None:
     operation, given = module.params["operation"], module.params["arguments"]
     home = os.path.abspath(module.params["home"])
     if operation == "look":
-        module.exit_json(changed=False, host=look(home, given["address"], given["run"]))
+        module.exit_json(changed=False, host=look(home, given["address"], given["run"], given.get("interpreter", "")))
     if module.params["secrets"]:
         given = {**given, "secrets": module.params["secrets"]}
     try:

@@ -71,16 +71,139 @@ function Invoke-Agent {
     $found
 }
 
-function Get-Gpu {
-    # Name, driver and memory (MiB) of each NVIDIA GPU, by nvidia-smi; nothing where there is none.
+function Get-OrNull {
+    # What a question answers; nothing where this PC cannot tell.
+    param([scriptblock]$Question)
+
+    try { & $Question } catch { return }
+}
+
+function Get-RegistryValue {
+    param([string]$Key, [string]$Name)
+
+    (Get-ItemProperty -LiteralPath "HKLM:\$Key" -ErrorAction SilentlyContinue).$Name
+}
+
+function ConvertTo-Number {
+    # nvidia-smi says [N/A] for what a driver does not tell.
+    param([string]$Text)
+
+    if ($Text -match '^\d+$') { [long]$Text }
+}
+
+function Invoke-NvidiaSmi {
+    # Rows of its answer, each a list of cells; nothing without a driver, or where it does not know a field.
+    param([string]$Line, [int]$Cells)
+
     $tool = Get-Command -Name nvidia-smi.exe -CommandType Application -ErrorAction SilentlyContinue | Select-Object -First 1
     if (-not $tool) { return }
-    $done = Invoke-Program -Program $tool.Source -Line '--query-gpu=name,driver_version,memory.total --format=csv,noheader,nounits' -Folder $env:SystemRoot
-    foreach ($line in $done.out -split "`n") {
-        $name, $driver, $memory = $line -split ',' | ForEach-Object { $_.Trim() }
-        # [N/A] where it is shared
-        if ($driver) { @{ name = $name; driver = $driver; memory_mib = $(if ($memory -match '^\d+') { [int]$Matches[0] } else { 0 }) } }
+    $done = Invoke-Program -Program $tool.Source -Line "$Line --format=csv,noheader,nounits" -Folder $env:SystemRoot
+    if ($done.code) { return }
+    foreach ($row in $done.out -split "`n") {
+        $found = @($row -split ', ' | ForEach-Object { $_.Trim() })
+        if ($found.Count -eq $Cells) { , $found }
     }
+}
+
+function Get-Gpu {
+    # Name, driver, memory (MiB), compute capability and processes of each NVIDIA GPU; nothing where there is none.
+    $rows = @(Invoke-NvidiaSmi -Line '--query-gpu=name,driver_version,memory.total,uuid,memory.free,compute_cap' -Cells 6)
+    if (-not $rows) { $rows = @(Invoke-NvidiaSmi -Line '--query-gpu=name,driver_version,memory.total' -Cells 3) } # before 510
+    $users = if ($rows) { @(Invoke-NvidiaSmi -Line '--query-compute-apps=gpu_uuid,pid,process_name,used_gpu_memory' -Cells 4) } else { @() }
+    foreach ($row in $rows) {
+        $mine = @($users | Where-Object { $row[3] -and $_[0] -eq $row[3] })
+        @{
+            name = $row[0]; driver = $row[1]; memory_mib = [long](ConvertTo-Number $row[2]); free_mib = ConvertTo-Number $row[4]; capability = $row[5]
+            processes = @($mine | ForEach-Object { @{ name = ($_[2] -split '[\\/]')[-1]; pid = ConvertTo-Number $_[1]; mib = ConvertTo-Number $_[3] } })
+        }
+    }
+}
+
+function Get-Adapter {
+    # Adapters that are up, by .NET: the cmdlets need a second for it.
+    foreach ($adapter in [Net.NetworkInformation.NetworkInterface]::GetAllNetworkInterfaces()) {
+        if ("$($adapter.OperationalStatus)" -ne 'Up') { continue }
+        $addresses = @($adapter.GetIPProperties().UnicastAddresses | Where-Object { "$($_.Address.AddressFamily)" -eq 'InterNetwork' })
+        @{
+            name = $adapter.Name; description = $adapter.Description; type = "$($adapter.NetworkInterfaceType)"
+            mbit = $(if ($adapter.Speed -gt 0) { [long]($adapter.Speed / 1e6) })
+            addresses = @($addresses | ForEach-Object { "$($_.Address)" })
+        }
+    }
+}
+
+function Get-Power {
+    # GUID of the active plan, and when it sleeps on mains. Of the numbers below the setting the last two are mains and battery.
+    $sleep = '238c9fa8-0aad-41ed-83f4-97be242c8f20 29f6c1db-86da-48c5-9fdb-f2b67b1f44da'
+    $done = Invoke-Program -Program powercfg.exe -Line "/qh SCHEME_CURRENT $sleep" -Folder $env:SystemRoot
+    $numbers = @([regex]::Matches($done.out, ':\s*0x([0-9a-fA-F]{1,8})\s*$', 'Multiline') | ForEach-Object { [Convert]::ToInt64($_.Groups[1].Value, 16) })
+    $plan = if ($done.out -match '[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}') { $Matches[0].ToLowerInvariant() }
+    @{ plan = $plan; sleep_seconds = $(if ($numbers.Count -ge 2) { $numbers[-2] }) }
+}
+
+function Get-PendingRestart {
+    # Why Windows wants a restart.
+    $windows = 'HKLM:\SOFTWARE\Microsoft\Windows\CurrentVersion'
+    if (Test-Path -LiteralPath "$windows\WindowsUpdate\Auto Update\RebootRequired") { 'Windows Update' }
+    if (Test-Path -LiteralPath "$windows\Component Based Servicing\RebootPending") { 'installed components' }
+    $names = 'SYSTEM\CurrentControlSet\Control\ComputerName'
+    $now = Get-RegistryValue -Key "$names\ActiveComputerName" -Name ComputerName
+    $next = Get-RegistryValue -Key "$names\ComputerName" -Name ComputerName
+    if ($now -and $next -and $now -ne $next) { "the new name $next" }
+}
+
+function Get-Firewall {
+    # Enabled rules that block, and the profiles in use that are on. train/winfleet/preflight_hosts.py judges them.
+    $rules = Get-NetFirewallRule -Direction Inbound -Action Block -Enabled True -PolicyStore ActiveStore -ErrorAction SilentlyContinue
+    $blocks = foreach ($rule in $rules) {
+        $port = $rule | Get-NetFirewallPortFilter
+        $application = $rule | Get-NetFirewallApplicationFilter
+        if ($application.Package) { continue } # a program of the Store
+        @{ name = $rule.Name; title = $rule.DisplayName; program = "$($application.Program)"; protocol = "$($port.Protocol)"; ports = @($port.LocalPort) -join ',' }
+    }
+    $used = @(Get-NetConnectionProfile -ErrorAction SilentlyContinue | ForEach-Object { "$($_.NetworkCategory)" -replace 'DomainAuthenticated', 'Domain' })
+    $profiles = foreach ($one in Get-NetFirewallProfile -PolicyStore ActiveStore) {
+        if ("$($one.Name)" -notin $used -or "$($one.Enabled)" -eq 'False') { continue }
+        @{ name = "$($one.Name)"; inbound_rules = "$($one.AllowInboundRules)" -ne 'False'; local_rules = "$($one.AllowLocalFirewallRules)" -ne 'False' }
+    }
+    @{ blocks = @($blocks); profiles = @($profiles) }
+}
+
+function Get-PortNumber {
+    # Numbers in lines of netsh's answer; its words are localised.
+    param([string]$Line, [string]$Pattern)
+
+    $done = Invoke-Program -Program netsh.exe -Line $Line -Folder $env:SystemRoot
+    foreach ($found in [regex]::Matches($done.out, $Pattern, 'Multiline')) { , @($found.Groups | Select-Object -Skip 1 | ForEach-Object { [int]$_.Value }) }
+}
+
+function Get-DynamicPort {
+    # First and last port that Windows hands out by chance.
+    $first, $count = @(Get-PortNumber -Line 'int ipv4 show dynamicport tcp' -Pattern ':\s*(\d+)\s*$') | ForEach-Object { $_[0] }
+    if ($count) { $first, ($first + $count - 1) }
+}
+
+function Get-ExcludedPort {
+    # Ranges, first and last port, that WinNAT and others keep.
+    Get-PortNumber -Line 'int ipv4 show excludedportrange protocol=tcp' -Pattern '^\s*(\d+)\s+(\d+)(?:\s+\*)?\s*$'
+}
+
+function Get-PythonVersion {
+    # Version of the interpreter that was given for training.
+    param([string]$Program)
+
+    if (-not $Program) { return }
+    $done = Invoke-Program -Program $Program -Line '-I -c "import platform; print(platform.python_version())"' -Folder $env:SystemRoot
+    $done.out.Trim()
+}
+
+function Get-Digest {
+    # Names made of digests of what was sent or made here, newest first. An environment counts once it is whole.
+    param([string]$Kind)
+
+    @(Get-ChildItem -LiteralPath ([IO.Path]::Combine($base, $Kind)) -Directory -ErrorAction SilentlyContinue |
+            Where-Object { $_.Name -match '^[0-9a-f]{12}$' -and ($Kind -ne 'env' -or (Test-Path -LiteralPath ([IO.Path]::Combine($_.FullName, 'winfleet.json')))) } |
+            Sort-Object -Property LastWriteTimeUtc -Descending | ForEach-Object { $_.Name })
 }
 
 function Find-PortError {
@@ -148,7 +271,7 @@ function Find-Host {
             $found = Find-PortError -Address $address -Port $port
             if ($found -eq 'taken' -and $port -eq 29502 -and (Test-Making)) { continue } # a rerun finds it going on
             if ($found -eq 'taken') { $taken["$port"] = Find-Owner -Port $port }
-            elseif ($found -eq 'AccessDenied') { $taken["$port"] = 'a range that Windows keeps (netsh int ipv4 show excludedportrange protocol=tcp)' }
+            elseif ($found -eq 'AccessDenied') { $taken["$port"] = 'Windows itself (error 10013)' }
             elseif ($found) { $problem = $found }
         }
     }
@@ -157,17 +280,31 @@ function Find-Host {
     $system = Get-CimInstance -ClassName Win32_OperatingSystem
     $runs = @(Get-ChildItem -Path "$base\runs\*\status.json" -ErrorAction SilentlyContinue | ForEach-Object { $_.Directory })
     $package = Find-Package
+    $adapters = @(Get-OrNull { Get-Adapter })
+    $own = [Net.Dns]::GetHostName()
+    $build = "$($system.BuildNumber).$(Get-RegistryValue -Key 'SOFTWARE\Microsoft\Windows NT\CurrentVersion' -Name UBR)".TrimEnd('.')
     @{
-        os = 'Windows'; release = "$($system.Caption)" -replace '^Microsoft '; cores = [Environment]::ProcessorCount
+        os = 'Windows'; release = "$("$($system.Caption)" -replace '^Microsoft ') $build"; cores = [Environment]::ProcessorCount
+        python = Get-OrNull { Get-PythonVersion -Program $given.interpreter }
         memory_gib = [Math]::Round($system.TotalVisibleMemorySize / 1MB, 1)
+        memory_free_gib = $(if ($system.FreePhysicalMemory) { [Math]::Round($system.FreePhysicalMemory / 1MB, 1) })
         disk_free_gb = $(if ($near) { [Math]::Round((New-Object -TypeName System.IO.DriveInfo -ArgumentList $near).AvailableFreeSpace / 1e9, 1) } else { 0 })
         home = $base; writable = ($near -and (Test-Writable -Folder $near)); address = "$address"; address_error = $problem; ports_taken = $taken
-        adapter = "$(Get-NetIPAddress -IPAddress $address -ErrorAction SilentlyContinue | Select-Object -First 1 -ExpandProperty InterfaceAlias)"
-        long_paths = [bool](Get-ItemProperty -LiteralPath 'HKLM:\SYSTEM\CurrentControlSet\Control\FileSystem' -Name LongPathsEnabled -ErrorAction SilentlyContinue).LongPathsEnabled
-        gpus = @(Get-Gpu)
+        name = $own; resolves = @(Get-OrNull { [Net.Dns]::GetHostAddresses($own) | ForEach-Object { "$_" } })
+        adapter = "$(($adapters | Where-Object { $address -in $_.addresses } | Select-Object -First 1).name)"; adapters = $adapters
+        dynamic_ports = @(Get-OrNull { Get-DynamicPort })
+        excluded_ports = @(if ($taken.Values -like 'Windows itself*') { Get-OrNull { Get-ExcludedPort } })
+        gpus = @(Get-OrNull { Get-Gpu })
+        power = Get-OrNull { Get-Power }
+        reboot = @(Get-OrNull { Get-PendingRestart })
+        firewall = Get-OrNull { Get-Firewall }
+        app_control = Get-RegistryValue -Key SYSTEM\CurrentControlSet\Control\CI\Policy -Name VerifiedAndReputablePolicyState
+        long_paths = (Get-RegistryValue -Key SYSTEM\CurrentControlSet\Control\FileSystem -Name LongPathsEnabled) -eq 1
         run_state = if ($given.run) { Get-RunState -Folder ([IO.Path]::Combine($base, "runs\$($given.run)")) } else { 'none' }
         going_on = @($runs | Where-Object { (Get-RunState -Folder $_.FullName) -in 'starting', 'running' } | ForEach-Object { $_.Name })
         agent = @{ bundle = $(if (Test-Path -LiteralPath $mark) { [IO.File]::ReadAllText($mark) } else { '' }); package = "$($package.Name)" }
+        there = @{ code = @(Get-Digest code); data = @(Get-Digest data); agent = @(Get-Digest agent); env = @(Get-Digest env) }
+        clock = ([DateTime]::UtcNow - [DateTime]'1970-01-01').TotalSeconds
     }
 }
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 from winfleet.causes import advise
 from winfleet.causes_table import MACHINE
 from winfleet.environment import ensure
-from winfleet.host_facts import gpus
+from winfleet.gpu_facts import gpus
 from winfleet.lock import LockError, read_lock
 from winfleet.plan import PlanError, check_script
 from winfleet.runs import HostError

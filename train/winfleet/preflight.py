@@ -5,21 +5,18 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from winfleet.causes import describe_unreachable
+from winfleet.comparisons import compare_hosts
 from winfleet.folders import FolderError, list_files
+from winfleet.found import Found
 from winfleet.names import explain_unholdable
 from winfleet.plan import RUN_NAME, PlanError, check_addresses
+from winfleet.preflight_hosts import check_host
 from winfleet.problems import Problem, check_names
-
-PORT_MEANINGS = {
-    "29500": "the ranks' store", "29501": "the launchers' rendezvous", "29502": "status", "29503": "swarm",
-    "29504": "link probes",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,27 +31,40 @@ class Wanted:
     free_disk_gb: float
     processes: Mapping[str, int]  # host -> fleet_processes
     warnings: Sequence[str] = ()  # fleet_warnings: checks that only warn
+    torch_backend: str = "auto"  # uv_env_torch_backend
+    python_version: str = ""  # uv_env_python_version, the minor; "" for any
 
 
-def find_problems(hosts: Mapping[str, Mapping[str, Any]], wanted: Wanted) -> list[Problem]:
-    """All problems at once. `hosts` maps a name to winfleet_host's result, or to {"unreachable": why}."""
+def find_problems(hosts: Mapping[str, Found], silent: Mapping[str, str], wanted: Wanted) -> list[Problem]:
+    """All problems at once. `hosts` maps those that answered to what they told, `silent` the others to the reason."""
     problems = check_names(wanted.warnings) + check_files(wanted) + check_windows_names(hosts, wanted)
-    problems += [problem for name, found in hosts.items() for problem in check_host(name, found, wanted)]
-    addresses = [(name, str(found["address"])) for name, found in hosts.items() if found.get("address")]
+    problems += [say_silent(name, why) for name, why in silent.items()]
+    for name, found in hosts.items():
+        problems += check_host(
+            name, found, free_disk_gb=wanted.free_disk_gb, processes=wanted.processes.get(name, 0),
+            torch_backend=wanted.torch_backend,
+        )  # fmt: skip
+    problems += compare_hosts(hosts, python_version=wanted.python_version)
     try:
-        check_addresses(addresses)
+        check_addresses([(name, found.address) for name, found in hosts.items() if found.address])
     except PlanError as error:
         what, _, hint = str(error).partition("\nhint: ")
         problems.append(Problem(where="inventory", check="address", what=what, hint=hint))
     return problems
 
 
-def runs_going_on(hosts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def say_silent(name: str, why: str) -> Problem:
+    """A host that did not answer, or not in time, in words that a user knows."""
+    what, _, hint = describe_unreachable(name, why).partition("\n  hint: ")
+    return Problem(where=name, check="reachable", what=what, hint=hint)
+
+
+def runs_going_on(hosts: Mapping[str, Found]) -> dict[str, list[str]]:
     """Run -> hosts on which it is going on."""
     found: dict[str, list[str]] = {}
     for name, host in hosts.items():
-        for run in host.get("going_on", ()):
-            found.setdefault(str(run), []).append(name)
+        for run in host.going_on:
+            found.setdefault(run, []).append(name)
     return found
 
 
@@ -86,17 +96,21 @@ def check_files(wanted: Wanted) -> list[Problem]:
     return problems
 
 
-def check_windows_names(hosts: Mapping[str, Mapping[str, Any]], wanted: Wanted) -> list[Problem]:
+def check_windows_names(hosts: Mapping[str, Found], wanted: Wanted) -> list[Problem]:
     """File names of code and data that Windows hosts cannot hold."""
+    windows = {
+        name: {"os": found.os, "home": found.home, "long_paths": found.long_paths}
+        for name, found in hosts.items() if found.os == "Windows"
+    }  # fmt: skip
     problems = []
     for setting, kind, folder in (("fleet_project", "code", wanted.project), ("fleet_data", "data", wanted.data)):
-        if folder is None or not any(found.get("os") == "Windows" for found in hosts.values()):
+        if folder is None or not windows:
             continue
         try:
             names = list_files(folder, honour_git=kind == "code")
         except FolderError:  # its digest says so, or check_files() has
             continue
-        if why := explain_unholdable(f"{setting} {folder}", kind, names, hosts, wanted.run):
+        if why := explain_unholdable(f"{setting} {folder}", kind, names, windows, wanted.run):
             what, _, hint = why.partition("\nhint: ")
             problems.append(Problem(where="controller", check="settings", what=what, hint=hint))
     return problems
@@ -166,85 +180,3 @@ def load_config(config: Path, project: Path) -> None:
     spec.loader.exec_module(module)
     if hasattr(module, "load"):  # another project's train_config.py may be something else
         module.load(config)
-
-
-def check_host(name: str, found: Mapping[str, Any], wanted: Wanted) -> list[Problem]:
-    """One host by itself."""
-    if "unreachable" in found:
-        what, _, hint = describe_unreachable(name, str(found["unreachable"])).partition("\n  hint: ")
-        return [Problem(where=name, check="reachable", what=what, hint=hint)]
-    checks: Sequence[Callable[[str, Mapping[str, Any], Wanted], Problem | None]] = (
-        check_address, check_writable, check_disk, check_processes,
-    )  # fmt: skip
-    problems = [problem for check in checks if (problem := check(name, found, wanted)) is not None]
-    return problems + check_ports(name, found)
-
-
-def check_address(name: str, found: Mapping[str, Any], _wanted: Wanted) -> Problem | None:
-    """The address must be one of the host's own."""
-    if not found["address"]:
-        return Problem(
-            where=name,
-            check="address",
-            what="its fleet_address resolves to nothing",
-            hint=f"set fleet_address of {name} to an IPv4 address",
-        )
-    if found["address_error"]:
-        return Problem(
-            where=name, check="address", what=f"{found['address']} is not one of its own addresses ({found['address_error']})",
-            hint=f"set fleet_address of {name} to the address of its network adapter",
-        )  # fmt: skip
-    return None
-
-
-def check_writable(name: str, found: Mapping[str, Any], _wanted: Wanted) -> Problem | None:
-    """fleet_home must be writable."""
-    if found["writable"]:
-        return None
-    return Problem(
-        where=name,
-        check="home",
-        what=f"fleet_home {found['home']} cannot be written",
-        hint=f"set fleet_home of {name} to a folder of its user",
-    )
-
-
-def check_disk(name: str, found: Mapping[str, Any], wanted: Wanted) -> Problem | None:
-    """Free space below fleet_home."""
-    if found["disk_free_gb"] >= wanted.free_disk_gb:
-        return None
-    return Problem(
-        where=name, check="disk", what=f"{found['disk_free_gb']} GB free below {found['home']}, {wanted.free_disk_gb:.12g} GB wanted",
-        hint="make room there, set fleet_home to another disk, or lower fleet_free_disk_gb",
-    )  # fmt: skip
-
-
-def check_processes(name: str, found: Mapping[str, Any], wanted: Wanted) -> Problem | None:
-    """No more ranks than GPUs, where there are GPUs."""
-    processes, gpus = wanted.processes.get(name, 0), len(found["gpus"])
-    if processes < 0:
-        return Problem(
-            where=name,
-            check="settings",
-            what=f"fleet_processes is {processes}",
-            hint="0 for one a GPU, or a number from 1 on",
-        )
-    if gpus and processes > gpus:
-        return Problem(
-            where=name,
-            check="processes",
-            what=f"fleet_processes is {processes}, but it has {gpus} GPUs",
-            hint=f"set it to {gpus} or less",
-        )
-    return None
-
-
-def check_ports(name: str, found: Mapping[str, Any]) -> list[Problem]:
-    """Our ports must be free, unless a run of ours has them: that is said by its name."""
-    if found.get("going_on"):
-        return []
-    return [
-        Problem(where=name, check="ports", what=f"port {port} ({PORT_MEANINGS[port]}) on {found['address']} is taken by {owner}",
-                hint="end that process, or wait for its end")
-        for port, owner in found["ports_taken"].items()
-    ]  # fmt: skip

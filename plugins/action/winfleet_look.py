@@ -1,0 +1,65 @@
+"""Looks at a host for the preflight, within a time limit, and compares its clock with this machine's."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from winfleet.found import number
+
+
+class LateError(BaseException):
+    """The time is over. No connection plugin takes it for an error of its own."""
+
+
+class ActionModule(ActionBase):
+    """winfleet_look: home, address, run, interpreter, seconds; {"host": what it told}, or {"silent": why it told nothing}.
+
+    `host` gets "skew_seconds", its clock less this machine's in the middle between question and answer, and
+    "skew_error_seconds", half the time between them.
+    """
+
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
+        """Ansible's entry."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        given = self._task.args
+        arguments = {name: str(given[name]) for name in ("address", "run", "interpreter")}
+        call = {"operation": "look", "home": given["home"], "arguments": arguments}
+        asked = time.time()
+        try:
+            with at_most(float(given["seconds"])):
+                told = self._execute_module(module_name="winfleet_host", module_args=call, task_vars=task_vars)
+        except LateError:
+            return {**result, "changed": False, "silent": f"no answer timed out after {float(given['seconds']):.0f} s"}
+        answered = time.time()
+        host = told.get("host")
+        if not isinstance(host, dict):
+            return {**result, "changed": False, "silent": str(told.get("msg", "it told nothing"))}
+        half = (answered - asked) / 2
+        clock = number(host.pop("clock", None))
+        host["skew_seconds"] = None if clock is None else clock - (asked + half)
+        host["skew_error_seconds"] = half
+        return {**result, "changed": False, "host": host}
+
+
+@contextlib.contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raises LateError in the block after so many seconds. Ansible runs each task in a process of its own."""
+
+    def ring(_sign: int, _frame: object) -> None:
+        raise LateError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
