@@ -13,7 +13,7 @@ ROOM = 200
 
 
 def windows(**values: Any) -> dict[str, Any]:
-    return found(os="Windows", home=HOME, **values)
+    return {"os": "Windows", "home": HOME, **values}
 
 
 def troubles(*names: str, room: int = ROOM) -> dict[str, str]:
@@ -68,10 +68,10 @@ def test_the_preflight_names_them_for_windows_hosts_alone(tmp_path: Path) -> Non
         (tmp_path / name).write_text("x")
     (tmp_path / "train.py").write_text("")
     asked = wanted(project=tmp_path, command="train.py", data=tmp_path)
-    said = [str(problem) for problem in find_problems({"pc1": windows()}, asked)]
+    said = [str(problem) for problem in find_problems({"pc1": found(**windows())}, {}, asked)]
     listed = "; ".join(f"{number}?: '{number}?' has '?'" for number in range(5))
     assert said == [
         f"controller: {setting} {tmp_path} has names that Windows cannot hold: {listed}, and 2 more\n  hint: rename them"
         for setting in ("fleet_project", "fleet_data")
     ]
-    assert find_problems({"pc1": found(os="Linux")}, asked) == []
+    assert find_problems({"pc1": found(os="Linux")}, {}, asked) == []
