@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from winfleet.found import number
+from winfleet.preflight import say_late
 
 
 class LateError(BaseException):
@@ -37,7 +38,7 @@ class ActionModule(ActionBase):
             with at_most(float(given["seconds"])):
                 told = self._execute_module(module_name="winfleet_host", module_args=call, task_vars=task_vars)
         except LateError:
-            return {**result, "changed": False, "silent": f"no answer timed out after {float(given['seconds']):.0f} s"}
+            return {**result, "changed": False, "silent": say_late(float(given["seconds"]))}
         answered = time.time()
         host = told.get("host")
         if not isinstance(host, dict):

@@ -53,8 +53,19 @@ def find_problems(hosts: Mapping[str, Found], silent: Mapping[str, str], wanted:
     return problems
 
 
+LATE = "it is there, but gave no answer within"
+
+
+def say_late(seconds: float) -> str:
+    """Why a host is silent that was asked and did not answer in time."""
+    return f"{LATE} {seconds:.12g} s"
+
+
 def say_silent(name: str, why: str) -> Problem:
     """A host that did not answer, or not in time, in words that a user knows."""
+    if why.startswith(LATE):
+        hint = f"see what keeps {name} busy, or wait longer: -e fleet_answer_seconds=600"
+        return Problem(where=name, check="reachable", what=f"did not answer: {why}", hint=hint)
     what, _, hint = describe_unreachable(name, why).partition("\n  hint: ")
     return Problem(where=name, check="reachable", what=what, hint=hint)
 
