@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from winfleet.links import Link, Target
 from winfleet.plan import AGENTS_PORT, RANKS_PORT, STATUS_PORT, Plan
-from winfleet.preflight import PORT_MEANINGS
+from winfleet.preflight_hosts import PORT_MEANINGS
 from winfleet.problems import Problem
 from winfleet.status import plain
 
