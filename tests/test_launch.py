@@ -339,6 +339,35 @@ def test_ranks_that_do_not_end_are_ended_after_the_grace_period(copied: Path, ke
     assert "ranks did not reach the end of a step within 1 s and were ended" in said
 
 
+def test_memory_that_runs_out_on_one_host_halves_the_batch_on_both_down_to_one(
+    copied: Path, kept: list[Cluster]
+) -> None:
+    # from step 3 on rank 1 has room for no sample at all; it stays, so that rank 0 hears nothing, as with gloo on Windows
+    memory = [str(SCRIPTS / "small_gpu.py"), "1", "2", "0", "60"]
+    cluster = Cluster(copied, [1, 1], [*memory, str(SCRIPTS / "like_trainer.py"), "--per_device_train_batch_size", "2"])
+    kept.append(cluster)
+    for machine_rank in (0, 1):
+        cluster.start(machine_rank)
+    assert [cluster.end(machine_rank, seconds=120)[0] for machine_rank in (0, 1)] == [1, 1]
+    for machine_rank in (0, 1):
+        lines = (cluster.runs(machine_rank) / f"rank{machine_rank}.log").read_text("utf-8").splitlines()
+        assert [line for line in lines if line.startswith(("batch", "step"))] == [
+            "batch 2 x 1", "step 1", "step 2", "batch 1 x 2", "step 1", "step 2",
+        ]  # fmt: skip
+        events = cluster.status(machine_rank)["events"]
+        assert isinstance(events, list)
+        (said,) = [event["text"] for event in events if event["text"].startswith("OOM")]
+        assert said == (
+            "OOM on rank 1 of pc2 at step 2: per_device_train_batch_size 2 -> 1, gradient_accumulation_steps 1 -> 2; "
+            "all ranks start again from the beginning, unless the script finds a checkpoint of its own"
+        )
+    cause = cluster.status(1)["cause"]
+    assert isinstance(cause, dict)
+    assert (cause["host"], cause["rank"]) == ("pc2", 1)
+    assert cause["text"].startswith("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB")
+    assert "\nno smaller batch: per_device_train_batch_size is 1 already\nhint: take a shorter context" in cause["text"]
+
+
 def test_stock_torchrun_takes_our_rendezvous_and_keeps_the_order_of_machines(copied: Path) -> None:
     def torchrun(machine_rank: int, processes: int) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", str(processes),

@@ -1,5 +1,6 @@
-"""train.py for real: two processes on the CPU, first as one machine, then as two machines that are interrupted."""
+"""train.py for real: two processes on the CPU, as one machine, as two machines that are interrupted, and short of memory."""
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from conftest import ENVIRONMENT, SCRIPTS
 from safetensors.torch import load_file
 
 TRAIN = Path(__file__).parents[1] / "train"
@@ -20,7 +23,7 @@ training:
   steps: {STEPS}
   warmup_steps: 2
   eval_every: 4
-  eval_batches: 2
+  eval_batches: 1
   checkpoint_every: 2
   log_every: 1
   context: 16
@@ -173,3 +176,34 @@ def test_it_goes_on_from_the_newest_checkpoint_that_both_machines_hold(folder: P
         expected = load_file(folder / "output/model/model.safetensors")
         for name, weights in load_file(folder / machine / "output/model/model.safetensors").items():
             torch.testing.assert_close(weights, expected[name], msg=f"{name} on {machine}")
+
+
+def test_out_of_memory_halves_the_batch_and_the_training_stays_the_same(folder: Path, whole: str) -> None:
+    (folder / "halved").mkdir()
+    memory = [str(SCRIPTS / "small_gpu.py"), "1", "3", "1", "0"]  # on rank 1, after step 3, for 1 of its 2 samples
+    command = [str(TRAIN / "train.py"), "--config", "../settings.yaml", "--data", "../text"]
+    done = subprocess.run(
+        [sys.executable, "-m", "winfleet.launch", "--auto", "--processes", "2", "--", *memory, *command],
+        cwd=folder / "halved", env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "effective batch 8 = 1 batch_size x 4 gradient_accumulation_steps x 2 processes" in done.stdout.splitlines()
+    first, second = done.stdout.split("resumes after step 2\n")
+    losses = {**validation_losses(first), **validation_losses(second)}
+    assert losses == pytest.approx({**validation_losses(whole), 2: losses[2]}, abs=1e-3)
+    course = dict(re.findall(r"^step (\d)/6  loss (\S+) ", whole, re.MULTILINE))
+    assert {**dict(re.findall(r"^step (\d)/6  loss (\S+) ", first + second, re.MULTILINE))} == course
+    expected = load_file(folder / "output/model/model.safetensors")
+    for name, weights in load_file(folder / "halved/output/model/model.safetensors").items():
+        torch.testing.assert_close(weights, expected[name], msg=name, atol=1e-4, rtol=1e-3)
+
+    status = json.loads(next(folder.glob("halved/logs/*/*/status.json")).read_text("utf-8"))
+    said = [event["text"] for event in status["events"]]
+    assert said[1].partition(" at ")[2] == (
+        "step 3: batch_size 2 -> 1, gradient_accumulation_steps 2 -> 4; all ranks start again from the newest checkpoint"
+    )
+    assert said[1].startswith("OOM on rank 1 of ")
+    assert "Goes on after step 2: 1 step repeated" in said
+    assert (folder / "settings.yaml").read_text("utf-8") == SETTINGS
+    proposed = yaml.safe_load((folder / "settings.oom.yaml").read_text("utf-8"))
+    assert proposed == {"training": {"batch_size": 1, "gradient_accumulation_steps": 4}}

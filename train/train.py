@@ -118,7 +118,7 @@ def main() -> None:  # noqa: C901, PLR0915 (read from top to bottom, like the tr
         return DataLoader(TensorDataset(windows), config.batch_size, sampler=order, num_workers=workers, pin_memory=pin)
 
     batches = loader("train.txt", config.steps * accumulation, config.num_workers, config.pin_memory)
-    validation_batches = loader("validation.txt", config.eval_batches)
+    validation_batches = loader("validation.txt", config.eval_batches * accumulation)
 
     # Model, optimizer and schedule: linear warm-up, then a cosine down to a tenth.
     def schedule(step: int) -> float:
@@ -162,9 +162,11 @@ def main() -> None:  # noqa: C901, PLR0915 (read from top to bottom, like the tr
 
     # The loop. Whenever backward() begins on a step's first batch, all of the step before is done, and counted.
     validate()  # after a resume too, which tells the trackers where the count of steps goes on
+    losses: list[Tensor] = []  # of the step's micro-batches
     for (tokens,) in accelerator.skip_first_batches(batches, progress.step * accumulation):
         with accelerator.accumulate(model):
             loss = model(tokens)
+            losses.append(loss.detach())
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(model.parameters(), 1.0)
@@ -175,12 +177,13 @@ def main() -> None:  # noqa: C901, PLR0915 (read from top to bottom, like the tr
             progress.step += 1
             last = progress.step == config.steps
             if config.log_every and (last or progress.step % config.log_every == 0):
-                mean = float(accelerator.reduce(loss.detach(), "mean"))  # over the processes' last micro-batches
+                mean = float(accelerator.reduce(torch.stack(losses).mean(), "mean"))  # over the effective batch
                 log(f"loss {mean:.4f}  lr {scheduler.get_last_lr()[0]:.2e}", train_loss=mean)
             if last or (config.eval_every and progress.step % config.eval_every == 0):
                 validate()
             if config.checkpoint_every and (last or progress.step % config.checkpoint_every == 0):
                 save(accelerator, output / "checkpoints", progress.step)
+            losses.clear()
 
     accelerator.save_model(model, str(output / "model"))
     accelerator.end_training()

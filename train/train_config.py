@@ -43,7 +43,7 @@ class TrainConfig:
     warmup_steps: int = whole(30, least=0)  # optimizer steps of linear warm-up; 0 = off
 
     eval_every: int = whole(50, least=0)  # optimizer steps between validations; 0 = off, only at start and end
-    eval_batches: int = whole(8, least=1)  # batches each process reads in one validation
+    eval_batches: int = whole(4, least=1)  # batches of an optimizer step's size read in one validation
     checkpoint_every: int = whole(50, least=0)  # optimizer steps between checkpoints; 0 = off, none at all
     log_every: int = whole(10, least=0)  # optimizer steps between lines with the training loss; 0 = off
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -23,6 +24,7 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 
 from winfleet.board import Board
 from winfleet.files import write_atomic
+from winfleet.halving import Halving
 from winfleet.plan import Host, Plan
 from winfleet.rendezvous import PlanRendezvous, RunEndedError, prepare_windows_agent
 from winfleet.status import MAX_LINES, Cause, plain
@@ -95,23 +97,54 @@ def grace_seconds(text: bytes) -> float:
 class Agent(LocalElasticAgent):
     """torch's agent, which tells the board of each generation, the other hosts of a failure, and waits for them at the end."""
 
-    def __init__(self, spec: WorkerSpec, rendezvous: PlanRendezvous, board: Board, log_folder: Path) -> None:
+    def __init__(self, spec: WorkerSpec, rendezvous: PlanRendezvous, halving: Halving, log_folder: Path) -> None:
         super().__init__(spec, logs_specs=DefaultLogsSpecs(log_dir=str(log_folder)), shutdown_timeout=KILL_SECONDS)
-        self.rendezvous, self.board = rendezvous, board
+        self.rendezvous, self.halving, self.board = rendezvous, halving, halving.board
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        worker_group.spec.args = ("-m", "winfleet.runner", *self.halving.begin(self.rendezvous))
         self.board.begin_generation(self.rendezvous.generation)
         started: dict[int, Any] = super()._start_workers(worker_group)
         return started
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result: RunResult = super()._monitor_workers(worker_group)
-        if result.state in (WorkerState.FAILED, WorkerState.UNHEALTHY) and self._remaining_restarts == 0:
+        over = result.state in (WorkerState.FAILED, WorkerState.UNHEALTHY)
+        if result.state != WorkerState.SUCCEEDED and self.halving.found(self.rendezvous.generation):
+            return self._go_on(result, over=over or self.halving.overdue())
+        if over and not self._is_echo_of_memory(result) and self._remaining_restarts == 0:
             outcome = failed(result, self.board.host, self.board.folder)
             if outcome.cause is not None and not outcome.cause.is_echo:  # an echo's cause is known elsewhere
-                text = f"a rank on {self.board.host.name} failed"
-                self.rendezvous.end("failed", text)  # before ours are stopped, which takes seconds
+                self._end_for_all()
         return result
+
+    def _go_on(self, result: RunResult, *, over: bool) -> RunResult:
+        """A rank of ours ran out of memory: all start again with a smaller batch, which costs no retry, or all end."""
+        smaller = self.halving.settle(self.rendezvous)  # the others may know at once
+        if not over:
+            return result
+        self._remaining_restarts = self._remaining_restarts + 1 if smaller else 0
+        if not smaller:
+            self._end_for_all()
+        return RunResult(state=WorkerState.FAILED, failures=result.failures)
+
+    def _is_echo_of_memory(self, result: RunResult) -> bool:
+        """Whether our ranks only failed as another host's ran out of memory; that host may tell a moment later."""
+        outcome = failed(result, self.board.host, self.board.folder)
+        if outcome.cause is not None and outcome.cause.is_echo and len(self.rendezvous.hosts) > 1:
+            with contextlib.suppress(RunEndedError):  # which is found again
+                self.rendezvous.wait_for_end(self.rendezvous.lost_after + 2.0, unless=self._heard)
+        if not self.halving.elsewhere(self.rendezvous):
+            return False
+        self._remaining_restarts += 1
+        return True
+
+    def _heard(self) -> bool:
+        return self.halving.elsewhere(self.rendezvous) or self.rendezvous.joins() > 0
+
+    def _end_for_all(self) -> None:
+        """Before our own ranks are stopped, which takes seconds."""
+        self.rendezvous.end("failed", f"a rank on {self.board.host.name} failed")
 
     def _exit_barrier(self) -> None:
         self.rendezvous.wait_for_others(ONE_DAY)
@@ -128,14 +161,15 @@ def run_ranks(
     `command` is what the runner is given; `ports` are the ranks' and the agents'. Ranks inherit this process's
     environment and folder.
     """
-    stop, alarm = Stop(folder, board), Alarm(board.lookout)
-    started = time.monotonic()
+    stop, alarm, halving = Stop(folder, board), Alarm(board.lookout), Halving(command, host, folder, board)
+    starts = Starts(plan.start_timeout_seconds)
 
     def watch() -> None:
         stop.look(rendezvous)
         alarm.look(rendezvous.store)
+        halving.look()
         late = [rank.rank for rank in board.status.ranks if rank.state == "starting"]
-        if late and time.monotonic() - started > plan.start_timeout_seconds:
+        if starts.are_late(rendezvous.generation, time.monotonic()) and late:
             rendezvous.end("failed", join_failure(late, host, plan))
 
     rendezvous = PlanRendezvous(
@@ -146,12 +180,45 @@ def run_ranks(
     if os.name == "nt":
         prepare_windows_agent()
     spec = WorkerSpec(
-        role="default", local_world_size=host.processes, entrypoint=sys.executable,
-        args=("-m", "winfleet.runner", *command), rdzv_handler=rendezvous, max_restarts=plan.max_restarts,
-        monitor_interval=MONITOR_SECONDS,
+        role="default", local_world_size=host.processes, entrypoint=sys.executable, rdzv_handler=rendezvous,
+        max_restarts=plan.max_restarts, monitor_interval=MONITOR_SECONDS,
     )  # fmt: skip
-    agent = Agent(spec, rendezvous, board, folder / "errors")
-    return judge(agent.run, rendezvous, host, folder, stop)
+    agent = Agent(spec, rendezvous, halving, folder / "errors")
+
+    def run() -> RunResult:
+        if host.machine_rank == 0:
+            halving.publish(rendezvous)
+        result: RunResult = agent.run()
+        return result
+
+    outcome = judge(run, rendezvous, host, folder, stop)
+    return say_memory(outcome, halving) if outcome.state == "failed" and halving.kept else outcome
+
+
+class Starts:
+    """How long the present generation has had to start."""
+
+    def __init__(self, limit_seconds: float) -> None:
+        self.limit_seconds = limit_seconds
+        self._generation, self._since = 0, time.monotonic()
+
+    def are_late(self, generation: int, now: float) -> bool:
+        """Whether ranks of this generation that are still starting are too late; monotonic seconds."""
+        if generation != self._generation:
+            self._since = now if self._generation else self._since  # the first one's launchers had to start too
+            self._generation = generation
+        return now - self._since > self.limit_seconds
+
+
+def say_memory(outcome: Outcome, halving: Halving) -> Outcome:
+    """The outcome with the rank that ran out of memory as its cause, and why its batch was not made smaller."""
+    note = halving.note
+    assert note is not None
+    code = outcome.exit_codes.get(note.rank)
+    return dataclasses.replace(outcome, cause=Cause(
+        host=halving.host.name, rank=note.rank, exit_code=code, text=f"{note.text}\nno smaller batch: {halving.kept}",
+        lines=last_lines(halving.folder / f"rank{note.rank}.log"), time=outcome.cause.time if outcome.cause else time.time(),
+    ))  # fmt: skip
 
 
 def join_failure(late: list[int], host: Host, plan: Plan) -> str:

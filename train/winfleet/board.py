@@ -50,7 +50,7 @@ class Board:
         self.lookout = Lookout(folder, host.name, plan.stuck_seconds)
         self._said: set[str] = set()
         self._console_at = 0.0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the agent's thread notes events too
         self._stop = threading.Event()
         self._usage = (folder / "usage.jsonl").open("a", encoding="utf-8", buffering=1)
         self._thread = threading.Thread(target=self._run, daemon=True, name="winfleet-board")
@@ -180,8 +180,9 @@ class Board:
     def note(self, text: str, kind: str) -> None:
         """Logs an event and adds it to the status, as often as it happens."""
         log.info(text)
-        events = (*self.status.events, Event(time=time.time(), text=text, kind=kind))
-        self.status = dataclasses.replace(self.status, events=events[-MAX_EVENTS:])
+        with self._lock:
+            events = (*self.status.events, Event(time=time.time(), text=text, kind=kind))
+            self.status = dataclasses.replace(self.status, events=events[-MAX_EVENTS:])
 
     def begin_generation(self, generation: int) -> None:
         """The ranks start anew."""

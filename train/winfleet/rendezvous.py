@@ -167,6 +167,10 @@ class PlanRendezvous(RendezvousHandler):
             if len(self.hosts) - len(lost) < self.min_machines:
                 self._end_for_lost(sorted(lost))
             return len(lost)
+        return self.joins()
+
+    def joins(self) -> int:
+        """How many hosts wait for the next generation."""
         return int(PrefixStore(f"generation{self.generation + 1}", self.store).add("joins", 0))
 
     def wait_for_others(self, timeout: float) -> None:
@@ -186,10 +190,10 @@ class PlanRendezvous(RendezvousHandler):
                 self._end_for_lost(gone)
             time.sleep(0.2)
 
-    def wait_for_end(self, timeout: float) -> None:
-        """Waits for another host's word or its loss (seconds). Raises RunEndedError once there is one."""
+    def wait_for_end(self, timeout: float, unless: Callable[[], bool] = lambda: False) -> None:
+        """Waits for another host's word or its loss (seconds), or for what `unless` tells. Raises RunEndedError on the first two."""
         deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not unless():
             self._beat()
             self._raise_if_ended()
             if self.machine_rank == 0 and (lost := self._lost() & set(self.hosts)):

@@ -1,7 +1,8 @@
 """Prepares one rank's process, then runs the user's script in it as `python script.py` would.
 
 The script need not know winfleet: the runner gives gloo its device by the plan's address, counts optimizer steps, notes
-losses, passes on what the script logs through Accelerate, and turns a request to stop into a checkpoint and a clean exit.
+losses, passes on what the script logs through Accelerate, turns a request to stop into a checkpoint and a clean exit, and
+leaves word where a GPU's memory was too small.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import atexit
 import collections
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import runpy
@@ -27,11 +29,12 @@ import torch.distributed as dist
 import wrapt
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.utils.data.dataloader import _BaseDataLoaderIter
+from torch.utils.data.dataloader import DataLoader, _BaseDataLoaderIter
 
 from winfleet.files import send_output_to, write_atomic
+from winfleet.oom import MAX_SIZES, Note, check_taken, is_out_of_memory
 from winfleet.stacks import Teller
-from winfleet.status import stop_step
+from winfleet.status import plain, stop_step
 from winfleet.timing import Clock, Mark, gradient_bytes, split, watch_waits
 from winfleet.trial import Stopwatch, watch
 
@@ -51,8 +54,8 @@ class Meter:
         self.values: dict[str, Any] = {
             "rank": self.rank, "local_rank": int(environ.get("LOCAL_RANK", "0")), "pid": os.getpid(),
             "generation": int(environ.get("WINFLEET_GENERATION", "1")), "state": "starting",
-            "count": 0, "step": 0, "steps": None, "loss": None, "samples_per_second": None, "steps_per_second": None, "stopped": False,
-            "data_seconds": None, "communication_seconds": None, "compute_seconds": None, "gradient_bytes": 0,
+            "count": 0, "step": 0, "begun": None, "steps": None, "loss": None, "samples_per_second": None, "steps_per_second": None,
+            "data_seconds": None, "communication_seconds": None, "compute_seconds": None, "gradient_bytes": 0, "stopped": False,
             "batch_size": None, "micro_batches": None, "moves": 0, "place": None, "waits": False,
         }  # fmt: skip
         self.clock = Clock()
@@ -65,6 +68,9 @@ class Meter:
         self._passes = 0  # backward passes since the last step
         self._window: collections.deque[Mark] = collections.deque()
         self._optimizers: dict[int, int] = {}  # id: bytes of its gradients; the first one's steps are the script's
+        self.sizes: set[int] = set()  # of the batches drawn
+        self.told: dict[str, int] = {}  # whole numbers of the script's configuration
+        self.saved = False  # it saved or loaded a checkpoint
         self._written_at = 0.0
         self._metrics: IO[str] | None = None
         self._writing = threading.Lock()
@@ -101,6 +107,7 @@ class Meter:
     def batch(self, size: int, seconds: float = 0.0) -> None:
         """A batch of `size` samples was drawn, in so many seconds; it counts once it is trained on."""
         self._pending = size
+        self.sizes.add(size)
         self.clock.data += seconds
         self.clock.moves += 1
 
@@ -115,6 +122,7 @@ class Meter:
         self._passes += 1
         self.clock.moves += 1
         if self.values["state"] != "training":
+            check_taken(json.loads(os.environ.get("WINFLEET_BATCH", "{}")), self.told, self.sizes)
             self.values["state"] = "training"
             self.write()
 
@@ -170,11 +178,14 @@ class Meter:
         if step is not None:
             self._offset = int(step) - self.count
             self.values["step"] = int(step)
+            if self.values["begun"] is None:
+                self.values["begun"] = self._offset
         numbers = {str(name): float(value) for name, value in values.items() if isinstance(value, int | float)}
         self._append({"step": self.values["step"], "logged": numbers})
 
     def configured(self, config: Mapping[str, Any]) -> None:
         """The script told its trackers a configuration, from which the number of steps may be had."""
+        self.told.update({name: value for name, value in config.items() if type(value) is int})
         for name in STEP_KEYS:
             if isinstance(config.get(name), int) and config[name] > 0:
                 self.values["steps"] = config[name]
@@ -326,6 +337,7 @@ def watch_accelerate(meter: Meter, stopper: Stopper) -> None:
             plain_backward(self, loss, **kwargs)
 
         def saved(_: Any, output_dir: str | None = None, **_kwargs: Any) -> None:
+            meter.saved = True
             if output_dir is not None:
                 stopper.checkpoints = Path(output_dir).parent
 
@@ -336,6 +348,7 @@ def watch_accelerate(meter: Meter, stopper: Stopper) -> None:
             accelerator.init_trackers, lambda _, __=None, config=None, **___: meter.configured(config or {})
         )
         accelerator.save_state = after(accelerator.save_state, saved)
+        accelerator.load_state = after(accelerator.load_state, lambda *_, **__: setattr(meter, "saved", True))
 
     wrapt.register_post_import_hook(hook, "accelerate.accelerator")
 
@@ -349,6 +362,16 @@ def batch_size(batch: Any) -> int:
     if isinstance(batch, list | tuple):
         return next((size for size in map(batch_size, batch) if size), 0)
     return 0
+
+
+def note_memory(error: BaseException, meter: Meter) -> Note:
+    """What the launcher is to know of this rank's end, while the script's objects still live."""
+    begun = meter.sizes or meter.values["state"] == "training"
+    return Note(
+        rank=meter.rank, generation=meter.values["generation"], step=meter.values["step"], saved=meter.saved,
+        text=plain(f"{type(error).__name__}: {error}"), sizes=tuple(sorted(meter.sizes))[:MAX_SIZES], told=meter.told,
+        waiting=not begun and any(issubclass(type(found), DataLoader) for found in gc.get_objects()),
+    )  # fmt: skip
 
 
 def run_command(command: list[str]) -> None:
@@ -389,6 +412,10 @@ def main() -> None:
         meter.joined()
     try:
         run_command(sys.argv[1:])
+    except BaseException as error:
+        if folder is not None and is_out_of_memory(error):
+            note_memory(error, meter).write(folder)
+        raise
     finally:
         meter.finish()
 

@@ -56,6 +56,7 @@ class Rank:
     state: str = "starting"  # starting, joined, training, stuck, ended
     count: int = 0  # optimizer steps of this process
     step: int = 0  # as the script counts
+    begun: int | None = None  # step after which this process went on, once the script has told its steps
     steps: int | None = None
     loss: float | None = None
     samples_per_second: float | None = None
