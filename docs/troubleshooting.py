@@ -26,13 +26,14 @@ MADE: Final = "<!-- Made by `make docs` from train/winfleet/causes_table.py. Cha
 ENGLISH: Final = """# Troubleshooting
 
 A command that fails shows the cause in words, its code in brackets, and a hint. This page has all of them: search it for the code, or for
-the words that you see. Words in capitals stand for yours: HOST is the host's name.
-[한국어](troubleshooting.md)
+the words that you see. Words in capitals stand for yours: HOST is the host's name. What is not here, a person may see in
+the file that `ansible-playbook collect.yml -i INVENTORY` makes. [한국어](troubleshooting.md)
 """
 KOREAN: Final = """# 문제 해결
 
 명령이 실패하면 원인을 말과 괄호 안의 코드로, 해결책을 hint로 보여 줍니다. 이 문서에는 그 모두가 있으니 코드나 화면에 보이는 문구로
-찾으십시오. 대문자는 여러분의 값입니다. HOST는 호스트의 이름입니다. [English](troubleshooting.en.md)
+찾으십시오. 대문자는 여러분의 값입니다. HOST는 호스트의 이름입니다. 여기에 없는 것은
+`ansible-playbook collect.yml -i INVENTORY`가 만드는 파일을 도와줄 사람에게 보내십시오. [English](troubleshooting.en.md)
 """
 
 

@@ -25,7 +25,6 @@ ELSEWHERE = {
     "source": "changes the reader's own shell", "export": "the same", "read": "asks the reader",
     "nvidia-smi": "needs a GPU", "ipconfig": "Windows'", "netstat": "Windows'", "tasklist": "Windows'", "findstr": "Windows'",
     "Get-Service": "Windows'", "Get-ScheduledTask": "Windows'",
-    r"C:\winfleet\env\DIGEST\Scripts\accelerate.exe": "needs a worker",
 }  # fmt: skip
 
 
@@ -174,8 +173,6 @@ def check(words: list[str]) -> None:
         check_script(words)
     elif program == "ansible":
         output_of("ansible-doc", "--snippet", "--type", "module", words[words.index("-m") + 1])
-    elif program == "accelerate":
-        assert Path(sys.executable).with_name("accelerate").is_file()
     else:
         check_path(words)
 

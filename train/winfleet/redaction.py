@@ -48,13 +48,13 @@ NUMBER: Final = re.compile(r"""["']?-?[\d.]+["'\\]*""")
 HARMLESS: Final = re.compile(
     r"""["']?(?:true|false|null|none|yes|no|on|off|\[?|\{?|<[a-z ]+>|)["'\\]*""", re.IGNORECASE
 )
-SEPARATOR: Final = r"(?:\\\\|\\|/)+"
+SEPARATOR: Final = r"(?:\\\\|\\|/)+?"
 HOME: Final = re.compile(  # the folder's name may have blanks where a separator follows, and \uac00 of JSON
     rf"(?i)(?P<head>(?:\b[a-z]:{SEPARATOR}(?:users|documents and settings)|/mnt/[a-z]/users|(?<![\w.])/(?:home|users)){SEPARATOR})"
     r"""(?P<name>(?:\\u[0-9a-f]{4}|[^\\/:*?"'<>|\s])+(?:(?: (?:\\u[0-9a-f]{4}|[^\\/:*?"'<>|\s])+){1,3}(?=[\\/]))?)"""
 )
 IPV4: Final = re.compile(r"(?<![\w.=+-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")  # not a version, as in package==1.2.3.4
-IPV6: Final = re.compile(r"(?<![\w:.])(?=[0-9A-Fa-f:]*:[0-9A-Fa-f:]*:)[0-9A-Fa-f:]{3,39}(?:%\w+)?(?![\w:])")
+IPV6: Final = re.compile(r"(?<![\w:.])(?=[0-9A-Fa-f:]*:[0-9A-Fa-f:]*:)[0-9A-Fa-f:]{3,39}(?:%\w+)?(?![\w:<])")
 
 
 class Redactor:

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import environment, outputs, runs
+from . import environment, gather, outputs, runs
+from .causes import advise
 from .folders import SHORT, FolderError, free_bytes, missing, prune, unpack
 from .runs import HostError
 
@@ -163,18 +164,36 @@ def collect(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]
         home, given["run"], code=given["code"], data=given["data"], all_outputs=given["all_outputs"],
         limit_mb=int(given["limit_mb"]),
     )  # fmt: skip
-    if given.get("token"):
-        archive = Path(packed["archive"])
-        try:
-            fetched = outputs.hand_over(archive, given["address"], int(given["port"]), given["token"], FETCH_SECONDS)
-        finally:
-            shutil.rmtree(archive.parent)
-        if not fetched:
-            raise HostError(
-                f"nobody fetched the results at {given['address']}:{given['port']} within {FETCH_SECONDS:.0f} s\n"
-                "hint: worker_setup.yml opens that port for the controller; the results stay on the host, so run again"
-            )
+    hand_over(packed, given)
     return packed
+
+
+def support(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
+    """See gather.pack(), `run` and `python`; handed over as by collect()."""
+    del check  # the same
+    packed = gather.pack(home, given["run"], given["python"])
+    hand_over(packed, given)
+    return packed
+
+
+def hand_over(packed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Where a `token` is given, lets the archive be fetched once, and deletes it. Raises HostError where nobody fetched it."""
+    if not given.get("token"):
+        return
+    archive = Path(packed["archive"])
+    try:
+        fetched = outputs.hand_over(archive, given["address"], int(given["port"]), given["token"], FETCH_SECONDS)
+    except OSError as error:
+        raise HostError(
+            f"port {given['port']} at {given['address']} cannot be had: {error}{advise(str(error))}"
+        ) from None
+    finally:
+        shutil.rmtree(archive.parent)
+    if not fetched:
+        raise HostError(
+            f"nobody fetched the results at {given['address']}:{given['port']} within {FETCH_SECONDS:.0f} s\n"
+            "hint: worker_setup.yml opens that port for the controller; the results stay on the host, so run again"
+        )
 
 
 def remove(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
@@ -201,7 +220,7 @@ def remove(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
 
 OPERATIONS: dict[str, Callable[[Path, Mapping[str, Any], bool], dict[str, Any]]] = {
     "folders": folders, "swarm": swarm, "environment": make_environment, "files": write_files, "launch": launch, "rehearse": rehearse, "stop": stop,
-    "collect": collect, "remove": remove,
+    "collect": collect, "support": support, "remove": remove,
 }  # fmt: skip
 
 
