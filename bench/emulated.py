@@ -2,9 +2,9 @@
 
 A layer sleeps in forward and in backward as long as a GPU would compute, and its backward yields a real gradient. The
 ranks are plain torch.distributed: gloo, DistributedDataParallel with its own buckets, no_sync() while accumulating. Each
-host is a network namespace behind a link with a limit at both ends (tbf). Two cores cannot move what 16 hosts at 10 Gbit/s
-do, so links and compute are slowed by one common factor; bytes are not changed. No delay is added (netem is not in every
-kernel), so a link's latency is that of this machine, which is small against what is slowed.
+host is a network namespace behind a link with a limit (tbf) at both ends, or at its own end where frames are delayed, too
+(bench/far_switch.py). Two cores cannot move what 16 hosts at 10 Gbit/s do, so links, delays and compute are slowed by one
+common factor; bytes are not changed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any, Final
 
 import torch
 import torch.distributed as dist
+from far_switch import MTU, hardware_address, open_tap, switching
 from torch import Tensor, nn
 from winfleet.allreduce import Link
 from winfleet.plan import RANKS_PORT
@@ -39,7 +40,8 @@ TIMEOUT: Final = timedelta(minutes=10)
 NICE: Final = -15  # ranks sleep nearly always; woken late beside other work, they would look like a slower network
 UNMEASURED_STEPS: Final = 2  # DDP arranges its buckets anew after the first
 FORWARD_SHARE: Final = 1 / 3
-BURST, QUEUE = 32_768, 262_144  # bytes; of the token bucket, and of what may wait for it
+BURST: Final = 65_536  # bytes of the token bucket
+OWN_QUEUE, SWITCH_QUEUE = 4 * 2**20, 2**18  # bytes that may wait: a sender's own card makes it wait, a switch drops
 
 
 class BenchError(RuntimeError):
@@ -58,6 +60,7 @@ class Case:
     accumulation: int = 1
     data_seconds: float = 0.0  # for each micro-batch
     slowest: float = 1.0  # times as long the last host computes
+    latency_seconds: float = 0.0  # one way; 0: as this machine's own is, which is small against what is slowed
     layers: int = 48
     factor: float = 50.0
     steps: int = 3  # that are measured, after two that are not
@@ -102,28 +105,42 @@ def network(case: Case) -> Iterator[list[str]]:
     """
     hub, names = f"{PREFIX}{os.getpid()}-hub", [f"{PREFIX}{os.getpid()}-{host}" for host in range(case.hosts)]
     bits = f"{case.bytes_per_second * 8:.0f}bit"
-    limit = ("root", "tbf", "rate", bits, "burst", str(BURST), "limit", str(QUEUE))
-    made: list[str] = []
-    try:
+    limit = ("root", "tbf", "rate", bits, "burst", str(BURST), "limit")
+    with contextlib.ExitStack() as stack:
         for name in (hub, *names):
             run("ip", "netns", "add", name)
-            made.append(name)
+            stack.callback(run, "ip", "netns", "delete", name)
             run("ip", "-n", name, "link", "set", "lo", "up")
-        run("ip", "-n", hub, "link", "add", "bridge", "type", "bridge")
-        run("ip", "-n", hub, "link", "set", "bridge", "up")
+        if case.latency_seconds:
+            stack.enter_context(switching(_plug_taps(names), case.latency_seconds * case.factor))
+        else:
+            _plug_bridge(hub, names, limit)
         for host, name in enumerate(names):
-            port = f"port{host}"
-            run("ip", "-n", hub, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
-            run("ip", "-n", hub, "link", "set", port, "master", "bridge", "up")
             run("ip", "-n", name, "address", "add", f"{address(host)}/24", "dev", "eth0")
             run("ip", "-n", name, "link", "set", "eth0", "up")
             run("ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv4.tcp_congestion_control=reno")
-            run("tc", "-n", name, "qdisc", "add", "dev", "eth0", *limit)
-            run("tc", "-n", hub, "qdisc", "add", "dev", port, *limit)
+            run("tc", "-n", name, "qdisc", "add", "dev", "eth0", *limit, str(OWN_QUEUE))
         yield names
-    finally:
-        for name in made:
-            run("ip", "netns", "delete", name)
+
+
+def _plug_bridge(hub: str, names: Sequence[str], limit: Sequence[str]) -> None:
+    run("ip", "-n", hub, "link", "add", "bridge", "type", "bridge")
+    run("ip", "-n", hub, "link", "set", "bridge", "up")
+    for host, name in enumerate(names):
+        port = f"port{host}"
+        run("ip", "-n", hub, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
+        run("ip", "-n", hub, "link", "set", port, "master", "bridge", "up")
+        run("tc", "-n", hub, "qdisc", "add", "dev", port, *limit, str(SWITCH_QUEUE))
+
+
+def _plug_taps(names: Sequence[str]) -> list[int]:
+    taps = []
+    for host, name in enumerate(names):
+        tap = f"{PREFIX}tap{host}"
+        taps.append(open_tap(tap))
+        run("ip", "link", "set", tap, "netns", name, "name", "eth0")
+        run("ip", "-n", name, "link", "set", "eth0", "address", hardware_address(host).hex(":"), "mtu", str(MTU))
+    return taps
 
 
 def enter(namespace: str) -> None:

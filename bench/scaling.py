@@ -50,6 +50,10 @@ CASES: Final = (
     Case(hosts=1, ranks_per_host=4, gbit=1, gradient_mib=25, factor=12),
     Case(hosts=2, ranks_per_host=4, gbit=1, gradient_mib=50, factor=24, steps=2),
     Case(hosts=4, ranks_per_host=4, gbit=2.5, gradient_mib=50, factor=100, steps=2),
+    Case(hosts=2, gbit=1, gradient_mib=25, factor=12, latency_seconds=0.002),
+    Case(hosts=2, gbit=1, gradient_mib=100, factor=8, latency_seconds=0.0005, steps=2),
+    Case(hosts=4, gbit=1, gradient_mib=25, factor=16, latency_seconds=0.001, steps=2),
+    Case(hosts=4, gbit=10, gradient_mib=25, factor=150, latency_seconds=0.0002, micro_batch_seconds=0.05, steps=2),
 )
 PEER_CASE: Final = Case(hosts=2, gbit=1, gradient_mib=50, factor=6)
 
@@ -180,6 +184,7 @@ def describe(case: Case) -> str:
     """A case in one cell."""
     words = [f"{case.hosts}x{case.ranks_per_host}", f"{case.gbit:g} Gbit/s", f"{case.gradient_mib:g} MiB",
              f"{case.micro_batch_seconds:g} s"]  # fmt: skip
+    words += [f"{case.latency_seconds * 1e3:g} ms away"] if case.latency_seconds else []
     words += [f"k={case.accumulation}"] if case.accumulation > 1 else []
     words += [f"data {case.data_seconds:g} s"] if case.data_seconds else []
     words += [f"slowest x{case.slowest:g}"] if case.slowest != 1 else []

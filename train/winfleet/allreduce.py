@@ -74,15 +74,19 @@ def even_buckets(gradient_bytes: int) -> tuple[int, ...]:
 def ring_seconds(size_bytes: int, ranks: int, link: Link) -> float:
     """Seconds of gloo's all-reduce of so many bytes, alone on a ring whose slowest link this is. 0 for one rank.
 
-    Each half of it (reduce-scatter, all-gather) sends R - 1 of R chunks in segments. A segment goes out once the receiver
-    has asked for it, two are asked for at a time (gloo/transport/tcp/pair.cc: NOTIFY_RECV_READY), so two segments take a
-    round trip and one segment's own time, or their own time, whichever is longer. For small sizes this is 2(R-1) round
-    trips, for large ones 2(R-1)/R * size / bandwidth.
+    Each half of it (reduce-scatter, all-gather) sends R - 1 of R chunks in segments, two at a time. A segment goes out once
+    its receiver has asked for it (gloo/transport/tcp/pair.cc: NOTIFY_RECV_READY), so two of them take a round trip and one
+    segment's own time, or their own time, whichever is longer. Between two ranks the question waits behind the data
+    that flows the same way, and each segment takes its own time and the latency. Measured by bench/scaling.py. For large
+    sizes this is 2(R-1)/R * size / bandwidth, for small ones 2(R-1) round trips.
     """
     segments, segment_bytes = _segments(size_bytes, ranks)
-    own = segment_bytes / link.bytes_per_second
-    pace = max(own, own / 2 + link.latency_seconds)
-    return 2 * (segments * pace + link.latency_seconds) if segments else 0.0
+    if not segments:
+        return 0.0
+    own, latency = segment_bytes / link.bytes_per_second, link.latency_seconds
+    if ranks == 2:
+        return 2 * segments * (own + latency)
+    return 2 * max(segments * own + 2 * latency, segments / 2 * (own + 2 * latency) + own)
 
 
 def wire_seconds(size_bytes: int, ranks: int, link: Link) -> float:
