@@ -14,7 +14,7 @@ import ctypes
 import json
 import multiprocessing
 import os
-import socket
+import secrets
 import subprocess
 import sys
 import time
@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,8 +30,9 @@ import torch
 import torch.distributed as dist
 from far_switch import MTU, hardware_address, open_tap, switching
 from torch import Tensor, nn
+from winfleet import links
 from winfleet.allreduce import Link
-from winfleet.plan import RANKS_PORT
+from winfleet.plan import PROBE_PORT, RANKS_PORT
 from winfleet.runner import bind_gloo
 
 NETWORK: Final = "10.71.7"
@@ -331,52 +333,28 @@ def on_all_ranks(case: Case, names: Sequence[str], function: Callable[..., Any],
 
 
 def measure_link(names: Sequence[str], seconds: float = 2.0) -> Link:
-    """The link from the first host to the second: one TCP stream for so long, and the median of round trips, halved."""
-    server, client = in_namespaces(names[:2], _link_end, [(False, seconds), (True, seconds)])
-    return Link(bytes_per_second=server, latency_seconds=client)
+    """The link from the second host to the first, as a rehearsal measures it (winfleet.links). Raises BenchError."""
+    fork = multiprocessing.get_context("fork")
+    listens, measured, token = fork.Event(), fork.Event(), secrets.token_hex(8)
+    _, link = in_namespaces(names[:2], _link_end, [(host, token, seconds, listens, measured) for host in range(2)])
+    assert isinstance(link, Link)
+    return link
 
 
-def _link_end(sends: bool, seconds: float) -> float:
-    """One end; the one that sends answers with the latency, the other one with the bandwidth of what came."""
-    if not sends:
-        with socket.create_server((address(0), 29504)) as listener:
-            connection, _ = listener.accept()
-            with connection:
-                while (ping := connection.recv(1)) == b"p":
-                    connection.sendall(ping)
-                return _received(connection)
-    while True:
-        try:
-            connection = socket.create_connection((address(0), 29504), timeout=5)
-            break
-        except ConnectionRefusedError:
-            time.sleep(0.05)
-    with connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        trips = []
-        for _ in range(11):
-            begin = time.monotonic()
-            connection.sendall(b"p")
-            connection.recv(1)
-            trips.append(time.monotonic() - begin)
-        connection.settimeout(None)
-        end, block = time.monotonic() + seconds, bytes(65_536)
-        while time.monotonic() < end:
-            connection.sendall(block)
-        connection.shutdown(socket.SHUT_WR)
-        connection.recv(1)
-    return sorted(trips)[5] / 2
-
-
-def _received(connection: socket.socket) -> float:
-    """Bytes/s from the end of the first quarter on: by then TCP has found the link's speed."""
-    begin, marks, total = time.monotonic(), [], 0
-    while block := connection.recv(1 << 20):
-        total += len(block)
-        marks.append((time.monotonic() - begin, total))
-    whole = marks[-1][0]
-    first = next(mark for mark in marks if mark[0] >= whole / 4)
-    return (marks[-1][1] - first[1]) / (whole - first[0])
+def _link_end(host: int, token: str, seconds: float, listens: Event, measured: Event) -> Link | None:
+    if host == 0:
+        listener = links.Listener(address(0), PROBE_PORT, token, [address(1)])
+        listens.set()
+        measured.wait(TIMEOUT.total_seconds())
+        listener.close()
+        return None
+    try:
+        listens.wait(TIMEOUT.total_seconds())
+        target = (address(0), PROBE_PORT, token)
+        latency = links.round_trip(*target) / 2
+        return Link(bytes_per_second=links.bandwidth(*target, seconds), latency_seconds=latency)
+    finally:
+        measured.set()
 
 
 def main() -> None:
