@@ -26,9 +26,9 @@ MOST_TASKS = 12  # goal: tasks of a second deploy that a Windows host has to do
 POWERSHELL = "EXEC (via pipeline wrapper)"  # shown for each start of PowerShell on a host
 LAUNCHER, RANK = "winfleet.launch", "winfleet.runner"
 STRANGER = """
-import socket, sys, time
+import os, socket, sys, time
 with socket.create_server(("0.0.0.0", int(sys.argv[1]))):
-    print("ready", flush=True)
+    print(os.getpid(), flush=True)
     time.sleep(600)
 """
 
@@ -119,16 +119,15 @@ def cluster(made: Cluster) -> Iterator[Cluster]:
 
 
 @contextlib.contextmanager
-def stranger(cluster: Cluster, host: str, port: int) -> Iterator[None]:
-    """A program of someone else that listens on a port of a PC."""
+def stranger(cluster: Cluster, host: str, port: int) -> Iterator[int]:
+    """A program of someone else that listens on a port of a PC; its process id there."""
     script = cluster.folder / "stranger.py"
     script.write_text(STRANGER, "utf-8")
     command = [str(LAB), "run", host.lower(), PYTHON, windows(script), str(port)]
     with subprocess.Popen(command, env=SETTINGS, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout
-            assert process.stdout.readline() == "ready\n"
-            yield
+            yield int(process.stdout.readline())
         finally:
             for pid in cluster.processes(host, script.name):
                 os.kill(pid, 9)
@@ -136,7 +135,7 @@ def stranger(cluster: Cluster, host: str, port: int) -> Iterator[None]:
 
 def test_all_that_is_wrong_is_said_at_once_and_nothing_is_changed(cluster: Cluster) -> None:
     cluster.hosts[TWO]["fleet_home"] = "Q:\\winfleet"
-    with stranger(cluster, ONE, 29500):
+    with stranger(cluster, ONE, 29500) as pid:
         done = cluster.play("deploy_and_train.yml", "fleet_project=/nowhere", "fleet_data=/no/data")
     assert done.returncode != 0
     assert (
@@ -144,7 +143,7 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_is_changed(cluster: Clust
     )
     assert "controller: fleet_data: no folder /no/data\n  hint: give the folder of your data" in done.stdout
     address = cluster.lab.address(ONE.lower())
-    assert f"{ONE}: port 29500 (the ranks' store) on {address} is taken by " in done.stdout
+    assert f"{ONE}: port 29500 (the ranks' store) on {address} is taken by python (pid {pid})" in done.stdout
     assert f"{TWO}: port " not in done.stdout
     assert f"{TWO}: fleet_home Q:\\winfleet cannot be written\n  hint: set fleet_home of {TWO}" in done.stdout
     assert errors(done.stdout) == 1

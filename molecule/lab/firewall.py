@@ -54,7 +54,7 @@ class Firewall:
     """Keeps the namespace's rules what the PC's state says; the caller is in that namespace."""
 
     drive: Path
-    sockets: Callable[[], str]  # asks Windows: PORT PROGRAM, a line for each socket
+    sockets: Callable[[], str]  # asks Windows: PORT PID PROGRAM, a line for each socket
     always: frozenset[int] = frozenset()  # ports that the lab itself keeps open
     applied: str = ""
     seen: Held = frozenset()
@@ -303,7 +303,7 @@ def owners_of(said: str, waiting: Held, drive: Path) -> dict[str, set[tuple[int,
     """Which program waits at which ports, from what Windows said of all sockets."""
     owners: dict[str, set[tuple[int, int]]] = {}
     for line in said.splitlines():
-        port, _, program = line.partition(" ")
+        port, _pid, program = line.split(" ", 2)
         held = {(protocol, int(port)) for protocol in (TCP, UDP)} & waiting
         owners.setdefault(base_interpreter(program, drive), set()).update(held)
     return owners

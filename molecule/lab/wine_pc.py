@@ -167,7 +167,7 @@ class Wine:
         )
 
     def sockets(self) -> str:
-        """PORT PROGRAM, a line for each socket."""
+        """PORT PID PROGRAM, a line for each socket."""
         done = subprocess.run(
             [self.wine, f"{self.programs}/winrshost.exe", "sockets"],
             env=self.environment,

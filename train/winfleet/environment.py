@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -105,7 +106,10 @@ def steps(given: Mapping[str, Any], folder: Path, requirements: Path) -> list[St
     python, base = str(interpreter(folder)), given["base"] or given["python_version"]
     offline = ["--offline", "--no-index", "--find-links", str(given["wheels"])] if given["wheels"] else []
     backend = [f"--torch-backend={given['torch_backend']}"] if given["torch_backend"] and not offline else []
-    hint = f"is the package index reachable from this host? {given.get('offline_hint', OFFLINE_HINT)}"
+    hint = (
+        f"a wheel in {given['wheels']} is spoiled or missing; if winfleet brought that folder, remove it and run again" if offline
+        else f"is the package index reachable from this host? {given.get('offline_hint', OFFLINE_HINT)}"
+    )  # fmt: skip
     build = (
         "the wheels hold torch's CPU build: set uv_env_torch_backend as uv_env's README says" if offline
         else "is the driver new enough for this build? set uv_env_torch_backend to another, as cu126, or to cpu"
@@ -172,7 +176,8 @@ def run(step: Step, environment: Mapping[str, str], log: Path, deadline: float, 
             ) from None
     if code:
         said = last_words(log)
-        raise HostError(f"{named} failed with {code}:\n{said}{advise_on_packages(said, step.hint)}")
+        quoted = textwrap.indent(said, "  | ")  # uv says "error: " too
+        raise HostError(f"{named} failed with {code}:\n{quoted}{advise_on_packages(said, step.hint)}")
 
 
 def advise_on_packages(said: str, hint: str) -> str:

@@ -4,7 +4,7 @@
  *   winrshost run NAME           runs the command line in WINRS_COMMAND in that job and gives back its exit code
  *   winrshost service            the body of the WinRM service: C:\lab\winrm.running exists while it runs
  *   powershell …                 under that name, where Windows has it: runs the engine, which lies in C:\lab\powershell, in its own place
- *   winrshost sockets            prints PORT PROGRAM of each socket, for the firewall: to Linux all of them are wineserver's
+ *   winrshost sockets            prints PORT PID PROGRAM of each socket, for the firewall and Get-NetTCPConnection: to Linux all of them are wineserver's
  *   shutdown /r [/t N] | /a      under that name: asks the WinRM server to boot this PC anew, by way of C:\lab\reboot
  * The command's own children stay in the job, unless they are made with CREATE_BREAKAWAY_FROM_JOB, as on Windows. */
 #include <winsock2.h>
@@ -114,7 +114,7 @@ static int sockets(void)
             DWORD n = 4096;
             if (!getsockname((SOCKET)copy, (struct sockaddr *)&name, &length) && (name.ss_family == AF_INET || name.ss_family == AF_INET6)
                 && QueryFullProcessImageNameW(process, 0, path, &n) && WideCharToMultiByte(CP_UTF8, 0, path, -1, text, sizeof text, NULL, NULL))
-                printf("%d %s\n", ntohs(((struct sockaddr_in *)&name)->sin_port), text); /* the port is where it is in either family */
+                printf("%d %lu %s\n", ntohs(((struct sockaddr_in *)&name)->sin_port), entry->pid, text); /* the port is where it is in either family */
             CloseHandle(copy);
         }
         CloseHandle(process);

@@ -149,12 +149,20 @@ function script:Get-LabNics([switch]$All) { $i = 0; foreach ($n in [Net.NetworkI
 function Get-NetAdapter { [CmdletBinding()] param([Parameter(Position = 0)][string[]]$Name = '*', [switch]$Physical) foreach ($n in Get-LabNics) { $i = $n.LabIndex; if ($Name | Where-Object { $n.Name -like $_ }) { [pscustomobject]@{ Name = $n.Name; InterfaceDescription = $n.Description; ifIndex = $i; InterfaceIndex = $i; Status = "$($n.OperationalStatus)"; Speed = [uint64][Math]::Max(0, $n.Speed); MediaConnectionState = 'Connected'; Virtual = $false; MacAddress = ($n.GetPhysicalAddress().GetAddressBytes() | ForEach-Object { $_.ToString('X2') }) -join '-'; LinkSpeed = $(if ($n.Speed -ge 1e9) { "$($n.Speed / 1e9) Gbps" } else { "$($n.Speed / 1e6) Mbps" }) } } } }
 function Get-NetIPAddress { [CmdletBinding()] param([Parameter(Position = 0)][string[]]$IPAddress, [string]$AddressFamily, [string[]]$InterfaceAlias, [int[]]$InterfaceIndex) foreach ($n in Get-LabNics -All) { $i = $n.LabIndex; foreach ($a in $n.GetIPProperties().UnicastAddresses) { $f = if ($a.Address.AddressFamily -eq 'InterNetwork') { 'IPv4' } else { 'IPv6' }; if (($AddressFamily -and $f -ne $AddressFamily) -or ($InterfaceAlias -and -not ($InterfaceAlias | Where-Object { $n.Name -like $_ })) -or ($InterfaceIndex -and $i -notin $InterfaceIndex) -or ($IPAddress -and "$($a.Address)" -notin $IPAddress)) { continue }; [pscustomobject]@{ IPAddress = "$($a.Address)"; InterfaceAlias = $n.Name; InterfaceIndex = $i; AddressFamily = $f; PrefixLength = $a.PrefixLength; PrefixOrigin = 'Dhcp'; AddressState = 'Preferred' } } } }
 function Get-NetIPConfiguration { [CmdletBinding()] param([switch]$Detailed) foreach ($n in Get-LabNics) { [pscustomobject]@{ InterfaceAlias = $n.Name; InterfaceIndex = $n.LabIndex; NetAdapter = Get-NetAdapter -Name $n.Name; NetProfile = Get-NetConnectionProfile; IPv4Address = @(Get-NetIPAddress -AddressFamily IPv4 -InterfaceAlias $n.Name); IPv4DefaultGateway = @($n.GetIPProperties().GatewayAddresses | ForEach-Object { [pscustomobject]@{ NextHop = "$($_.Address)" } }); DNSServer = @() } } }
+function script:Get-LabSocketOwner {
+    # Port -> id of the first process that holds a socket of it. .NET does not tell, and to Linux all sockets are wineserver's.
+    $owners = @{}
+    foreach ($line in $(if ($IsWindows) { & "$env:SystemRoot\system32\winrshost.exe" sockets })) { $port, $id, $null = $line -split ' ', 3; if (-not $owners.ContainsKey([int]$port)) { $owners[[int]$port] = [int]$id } }
+    $owners
+}
 function Get-NetTCPConnection {
     [CmdletBinding()] param([int[]]$LocalPort, [string]$State, [int[]]$RemotePort)
     $g = [Net.NetworkInformation.IPGlobalProperties]::GetIPGlobalProperties()
     $r = @($g.GetActiveTcpListeners() | ForEach-Object { [pscustomobject]@{ LocalAddress = "$($_.Address)"; LocalPort = $_.Port; RemoteAddress = '0.0.0.0'; RemotePort = 0; State = 'Listen'; OwningProcess = 0 } }) + @($g.GetActiveTcpConnections() | ForEach-Object { [pscustomobject]@{ LocalAddress = "$($_.LocalEndPoint.Address)"; LocalPort = $_.LocalEndPoint.Port; RemoteAddress = "$($_.RemoteEndPoint.Address)"; RemotePort = $_.RemoteEndPoint.Port; State = "$($_.State)"; OwningProcess = 0 } })
     $r = @($r | Where-Object { (-not $LocalPort -or $_.LocalPort -in $LocalPort) -and (-not $State -or $_.State -eq $State) -and (-not $RemotePort -or $_.RemotePort -in $RemotePort) })
-    if (-not $r -and $LocalPort) { $PSCmdlet.WriteError((New-LabError "No MSFT_NetTCPConnection objects found with property 'LocalPort' equal to '$LocalPort'.  Verify the value of the property and retry." 'CmdletizationQuery_NotFound_LocalPort,Get-NetTCPConnection')) } else { $r }
+    if (-not $r -and $LocalPort) { $PSCmdlet.WriteError((New-LabError "No MSFT_NetTCPConnection objects found with property 'LocalPort' equal to '$LocalPort'.  Verify the value of the property and retry." 'CmdletizationQuery_NotFound_LocalPort,Get-NetTCPConnection')); return }
+    $owners = Get-LabSocketOwner
+    foreach ($one in $r) { if ($owners.ContainsKey([int]$one.LocalPort)) { $one.OwningProcess = $owners[[int]$one.LocalPort] }; $one }
 }
 function Test-NetConnection {
     [CmdletBinding()] param([Parameter(Position = 0)][string]$ComputerName = 'localhost', [Parameter(Position = 1)][int]$Port, [string]$InformationLevel)
