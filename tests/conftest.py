@@ -57,6 +57,7 @@ class Fleet:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.logs, self.inventory = folder, folder / "logs", folder / "hosts.yml"
+        self.before: list[str] = []  # words before each command, as to run it in a network namespace
         self.hosts: dict[str, dict[str, Any]] = {
             f"worker{number}": {"ansible_host": f"127.0.0.{number}", "fleet_home": str(folder / f"worker{number}")}
             for number in (1, 2)
@@ -89,7 +90,7 @@ class Fleet:
     def start(self, name: str, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
         """Starts a playbook; arguments are settings (name=value) or options of ansible-playbook."""
         self.write()
-        command = ["ansible-playbook", name, "-i", str(self.inventory)]
+        command = [*self.before, "ansible-playbook", name, "-i", str(self.inventory)]
         for argument in arguments:
             command += [argument] if argument.startswith("-") else ["-e", argument]
         return subprocess.Popen(command, cwd=ROOT, env={**ENVIRONMENT, **environment}, text=True,

@@ -147,7 +147,7 @@ def check_versions(facts: Mapping[str, Facts]) -> list[Problem]:
         problems.append(_odd(name, what, "versions", "let uv make its environment: leave uv_env_python empty"))
     shared = set.intersection(*(set(found.packages) for found in facts.values())) - set(TOOLS) if facts else set()
     different: dict[str, list[str]] = collections.defaultdict(list)
-    for package in sorted(shared, key=lambda package: (package not in ("torch", "accelerate", "numpy"), package)):
+    for package in sorted(shared, key=lambda package: (package != "torch", package)):
         usual, odd = odd_ones({name: found.packages[package].partition("+")[0] for name, found in facts.items()})
         for name in odd:
             different[name].append(f"{package} {facts[name].packages[package]} (the other hosts have {usual})")
