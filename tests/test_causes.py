@@ -115,6 +115,11 @@ RECORDED = {
     "cuda-out-of-memory": (
         "OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 3.94 GiB of which 9.06 MiB is free."
     ),
+    "gpu-too-small": "OutOfMemoryError: CUDA out of memory.\nno smaller batch: no batch was drawn yet, so the model alone does not fit",
+    "batch-unknown": (
+        "OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB.\nno smaller batch: batch_size is 8, but the script drew "
+        "batches of 16, so it means something else"
+    ),
     "cuda-kernel": "RuntimeError: CUDA error: no kernel image is available for execution on the device",
     "driver-old": (
         "RuntimeError: The NVIDIA driver on your system is too old (found version 11080). Please update your GPU driver by downloading and "

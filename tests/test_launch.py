@@ -365,7 +365,7 @@ def test_memory_that_runs_out_on_one_host_halves_the_batch_on_both_down_to_one(
     assert isinstance(cause, dict)
     assert (cause["host"], cause["rank"]) == ("pc2", 1)
     assert cause["text"].startswith("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB")
-    assert "\nno smaller batch: per_device_train_batch_size is 1 already\nhint: take a shorter context" in cause["text"]
+    assert "\nno smaller batch: per_device_train_batch_size is 1 already" in cause["text"]
 
 
 def test_stock_torchrun_takes_our_rendezvous_and_keeps_the_order_of_machines(copied: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 import yaml
 from winfleet.agent import Starts
 from winfleet.batch_settings import ACCUMULATION, BATCH, Setting, SettingsError, change, find, find_both, put
+from winfleet.causes import explain
 from winfleet.oom import (
     Change,
     KeptError,
@@ -23,6 +24,7 @@ from winfleet.oom import (
     smallest_factor,
     write_proposal,
 )
+from winfleet.status import Cause, describe_failure
 
 CONFIG = """\
 # Mine.
@@ -214,28 +216,28 @@ def test_the_effective_batch_stays_down_to_one(batch: int, expected: list[tuple[
 
 
 @pytest.mark.parametrize(
-    ("command", "note", "text"),
+    ("command", "note", "text", "code"),
     [
-        ("t.py --batch_size 1 --gradient_accumulation_steps 8", {"sizes": (1,)},
-         "batch_size is 1 already\nhint: take a shorter context, a smaller model, mixed precision, or a GPU with more memory"),
-        ("t.py --batch_size 8", {},
-         ("batch_size is 8, and nothing says how many batches make a step, so the effective batch would change\n"
-         "hint: set batch_size to 4, or name gradient_accumulation_steps beside it")),
-        ("t.py", {},
-         ("the command does not say its batch size in one place\nhint: lower your script's batch; winfleet does it where "
-         "`batch_size` and `gradient_accumulation_steps` are options or settings of it")),
-        ("t.py --batch_size 8 --gradient_accumulation_steps 2", {"sizes": (0, 4, 16)},
-         "batch_size is 8, but the script drew batches of 4, 16, so it means something else\nhint: lower your script's batch"),
+        ("t.py --batch_size 1 --gradient_accumulation_steps 8", {"sizes": (1,)}, "batch_size is 1 already", "gpu-too-small"),
         ("t.py --batch_size 8 --gradient_accumulation_steps 2", {"sizes": (), "waiting": True},
-         ("no batch was drawn yet, so the model alone does not fit\n"
-         "hint: take a shorter context, a smaller model, mixed precision, or a GPU with more memory")),
+         "no batch was drawn yet, so the model alone does not fit", "gpu-too-small"),
+        ("t.py --batch_size 8", {},
+         "batch_size is 8, and nothing says how many batches make a step, so the effective batch would change", "batch-unknown"),
+        ("t.py", {}, "the command does not say its batch size in one place", "batch-unknown"),
+        ("t.py --batch_size 8 --gradient_accumulation_steps 2", {"sizes": (0, 4, 16)},
+         "batch_size is 8, but the script drew batches of 4, 16, so it means something else", "batch-unknown"),
     ],
-    ids=["one", "no accumulation", "nothing", "another meaning", "no batch yet"],
+    ids=["one", "no batch yet", "no accumulation", "nothing", "another meaning"],
 )  # fmt: skip
-def test_what_cannot_stay_the_same_training_is_refused(command: str, note: dict[str, Any], text: str) -> None:
+def test_what_cannot_stay_the_same_training_is_refused(
+    command: str, note: dict[str, Any], text: str, code: str
+) -> None:
     with pytest.raises(KeptError) as refused:
         decide(command.split(), dataclasses.replace(NOTE, **note), "pc2", None)
     assert str(refused.value) == text
+    failure = NOTE.failure(text)
+    assert failure == f"OutOfMemoryError: {CUDA}\nno smaller batch: {text}"
+    assert f"[{code}]\n  hint: " in describe_failure(Cause(host="pc2", rank=1, text=failure))
 
 
 def made(config: Path) -> Change:
@@ -320,13 +322,16 @@ def test_a_script_that_takes_other_values_is_ended() -> None:
         {64},
     )
     for told, sizes, text in (
-        ({"batch_size": 8}, {8}, "batch_size was made 4, as memory ran out, but the script took 8\n"),
-        ({"gradient_accumulation_steps": 2}, {4}, "gradient_accumulation_steps was made 4, as memory ran out, but the script took 2\n"),
-        ({}, {0, 8}, "batch_size was made 4, as memory ran out, but the script took 8\n"),
+        ({"batch_size": 8}, {8}, "batch_size was made 4, as memory ran out, but the script took 8"),
+        ({"gradient_accumulation_steps": 2}, {4}, "gradient_accumulation_steps was made 4, as memory ran out, but the script took 2"),
+        ({}, {0, 8}, "batch_size was made 4, as memory ran out, but the script took 8"),
     ):  # fmt: skip
         with pytest.raises(RuntimeError) as refused:
             check_taken(expected, told, sizes)
-        assert str(refused.value).startswith(text)
+        assert str(refused.value) == text
+        found = explain(text)
+        assert found is not None
+        assert found.code == "batch-unknown"
 
 
 def test_a_later_generation_has_its_own_time_to_start() -> None:

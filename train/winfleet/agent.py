@@ -216,7 +216,7 @@ def say_memory(outcome: Outcome, halving: Halving) -> Outcome:
     assert note is not None
     code = outcome.exit_codes.get(note.rank)
     return dataclasses.replace(outcome, cause=Cause(
-        host=halving.host.name, rank=note.rank, exit_code=code, text=f"{note.text}\nno smaller batch: {halving.kept}",
+        host=halving.host.name, rank=note.rank, exit_code=code, text=note.failure(halving.kept),
         lines=last_lines(halving.folder / f"rank{note.rank}.log"), time=outcome.cause.time if outcome.cause else time.time(),
     ))  # fmt: skip
 

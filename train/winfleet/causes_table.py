@@ -472,6 +472,24 @@ START: Final = (
 # In the script's own work.
 TRAINING: Final = (
     Row(
+        code="gpu-too-small",
+        symptom=r"no smaller batch: (no batch was drawn|\S+ is 1 already)",
+        shows="OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\nno smaller batch: batch_size is 1 already",
+        cause="the model does not fit into the memory of a GPU of {host}, even with the smallest batch",
+        fix="take a shorter context, a smaller model, mixed precision, or a GPU with more memory; nvidia-smi shows other programs on the GPU",
+        cause_ko="가장 작은 배치로도 모델이 {host}의 GPU 메모리에 들어가지 않습니다",
+        fix_ko="컨텍스트를 줄이거나, 더 작은 모델이나 혼합 정밀도를 쓰거나, 메모리가 더 큰 GPU를 쓰십시오. 다른 프로그램은 nvidia-smi에 보입니다",
+    ),
+    Row(
+        code="batch-unknown",
+        symptom=r"no smaller batch: (the command does not say|.{0,200}(nothing says|something else))|as memory ran out, but the script took",
+        shows="OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\nno smaller batch: the command does not say its batch size in one place",
+        cause="the batch does not fit into the memory of a GPU of {host}, and no smaller one is known that keeps the effective batch",
+        fix="lower the batch in your script; winfleet does it where batch_size and gradient_accumulation_steps are its options or settings",
+        cause_ko="배치가 {host}의 GPU 메모리에 들어가지 않으며, 효과적 배치를 유지하는 더 작은 배치를 알 수 없습니다",
+        fix_ko="스크립트의 배치를 줄이십시오. batch_size와 gradient_accumulation_steps가 스크립트의 옵션이나 설정이면 winfleet가 스스로 줄입니다",
+    ),
+    Row(
         code="cuda-out-of-memory",
         symptom=r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|cudaErrorMemoryAllocation",
         shows="torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB",

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import yaml
 
-from winfleet.batch_settings import ACCUMULATION, BATCH, Setting, find_both
+from winfleet.batch_settings import Setting, find_both
 from winfleet.files import write_atomic
 from winfleet.status import known_fields, plain
 
@@ -27,12 +27,10 @@ WORDS: Final = re.compile(
     r"|(CUBLAS|CUDNN|CUSOLVER|CUSPARSE)_STATUS_ALLOC_FAILED"
 )
 MAX_SIZES: Final = 16  # sizes of batches in a note; a script that draws more kinds has no one batch size
-LESS_MEMORY: Final = "take a shorter context, a smaller model, mixed precision, or a GPU with more memory"
-BY_HAND: Final = f"lower your script's batch; winfleet does it where `{BATCH[-1]}` and `{ACCUMULATION[0]}` are options or settings of it"
 
 
 class KeptError(RuntimeError):
-    """Why the batch is not made smaller; the text ends in a hint."""
+    """Why the batch is not made smaller. The table of causes knows what to do then."""
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -58,6 +56,10 @@ class Note:
     waiting: bool = False  # its DataLoader had given no batch yet
     saved: bool = False  # it saved or loaded a checkpoint through Accelerate
     told: Mapping[str, int] = field(default_factory=dict)  # whole numbers that it said to its trackers
+
+    def failure(self, kept: str) -> str:
+        """The cause of the run's end, where the batch was kept for that reason. The table of causes has these words."""
+        return f"{self.text}\nno smaller batch: {kept}"
 
     def write(self, folder: Path) -> None:
         """Raises OSError."""
@@ -138,24 +140,22 @@ def smallest_factor(number: int) -> int:
 def decide(words: Sequence[str], note: Note, host: str, before: Change | None) -> Change:
     """The next smaller batch of the command, after `before`. Raises KeptError where there is none, or it is not sure."""
     if note.waiting:
-        raise KeptError(f"no batch was drawn yet, so the model alone does not fit\nhint: {LESS_MEMORY}")
+        raise KeptError("no batch was drawn yet, so the model alone does not fit")
     factor = 1 if before is None else before.factor
     batch, accumulation = find_both(words, note.told) if before is None else (before.batch, before.accumulation)
     if batch is None:
-        raise KeptError(f"the command does not say its batch size in one place\nhint: {BY_HAND}")
+        raise KeptError("the command does not say its batch size in one place")
     now = batch.value // factor
     if now < 2:
-        raise KeptError(f"{batch.name} is {now} already\nhint: {LESS_MEMORY}")
+        raise KeptError(f"{batch.name} is {now} already")
     if accumulation is None:
         raise KeptError(
-            f"{batch.name} is {now}, and nothing says how many batches make a step, so the effective batch would change\n"
-            f"hint: set {batch.name} to {now // smallest_factor(now)}, or name {ACCUMULATION[0]} beside it"
+            f"{batch.name} is {now}, and nothing says how many batches make a step, so the effective batch would change"
         )
     drawn = [size for size in note.sizes if size]
     if drawn and now not in drawn:
         raise KeptError(
-            f"{batch.name} is {now}, but the script drew batches of {', '.join(map(str, drawn))}, so it means something else\n"
-            f"hint: lower your script's batch"
+            f"{batch.name} is {now}, but the script drew batches of {', '.join(map(str, drawn))}, so it means something else"
         )
     return Change(
         host=host, rank=note.rank, generation=note.generation, step=note.step, saved=note.saved, batch=batch,
@@ -169,9 +169,7 @@ def check_taken(expected: Mapping[str, int], told: Mapping[str, int], sizes: Col
     for name, value in expected.items():
         taken = [told[name]] if name in told else drawn.get(name, [])
         if taken and value not in taken:
-            raise RuntimeError(
-                f"{name} was made {value}, as memory ran out, but the script took {taken[0]}\nhint: {BY_HAND}"
-            )
+            raise RuntimeError(f"{name} was made {value}, as memory ran out, but the script took {taken[0]}")
 
 
 def proposal(change: Change, run: str, settings: str) -> str:
