@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT, SCRIPTS, Fleet, processes_with
 
 SLOW = "fleet_command=bare.py --steps 100000 --sleep 0.02"
@@ -139,6 +140,26 @@ def test_a_rank_that_raises_is_named_with_its_exception_and_last_lines(fleet: Fl
     assert '  | [rank1]:     raise ValueError("on purpose: 손실이 이상합니다")' in done.stdout
     assert "hint: all logs are in " in done.stdout
     assert "ValueError: on purpose" in (fleet.logs / "bad" / "report.html").read_text("utf-8")
+
+
+def test_a_smaller_batch_that_memory_asked_for_is_proposed_beside_the_settings(fleet: Fleet) -> None:
+    config = fleet.folder / "mine.yaml"
+    config.write_text("per_device_train_batch_size: 2 # as large as it goes\ngradient_accumulation_steps: 3\n")
+    command = (
+        "small_gpu.py 1 1 1 0 like_trainer.py --config {config}"  # on rank 1, after a step, for 1 of its 2 samples
+    )
+    done = fleet.play("deploy_and_train.yml", f"fleet_command={command}", f"fleet_config={config}", "fleet_run=oom")
+    assert done.returncode == 0, done.stdout
+    said = "per_device_train_batch_size 2 -> 1, gradient_accumulation_steps 3 -> 6"
+    assert done.stdout.count(f"  OOM on rank 1 of worker2 at step 1: {said}; all ranks start again") == 1
+    assert re.search(r"  proposed after its memory ran out: \S*mine.oom.yaml\n", done.stdout)
+    for folder in (config.parent, fleet.logs / "oom"):
+        proposed = yaml.safe_load((folder / "mine.oom.yaml").read_text("utf-8"))
+        assert proposed == {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 6}
+    for number in (1, 2):
+        log = (fleet.logs / "oom" / f"worker{number}" / f"rank{number - 1}.log").read_text("utf-8")
+        assert [line for line in log.splitlines() if line[:5] == "batch"] == ["batch 2 x 3", "batch 1 x 6"]
+    assert said.replace(">", "&gt;") in (fleet.logs / "oom" / "report.html").read_text("utf-8")
 
 
 def test_a_launcher_that_is_killed_ends_the_run_by_name(fleet: Fleet) -> None:

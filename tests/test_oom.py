@@ -11,6 +11,7 @@ import yaml
 from winfleet.agent import Starts
 from winfleet.batch_settings import ACCUMULATION, BATCH, Setting, SettingsError, change, find, find_both, put
 from winfleet.causes import explain
+from winfleet.folders import list_files
 from winfleet.oom import (
     Change,
     KeptError,
@@ -18,12 +19,12 @@ from winfleet.oom import (
     check_taken,
     decide,
     is_out_of_memory,
-    proposal,
     read_change,
     read_note,
     smallest_factor,
-    write_proposal,
 )
+from winfleet.plan import Plan, lay_out_hosts
+from winfleet.proposals import proposal, propose, write_proposal
 from winfleet.status import Cause, describe_failure
 
 CONFIG = """\
@@ -300,6 +301,62 @@ def test_a_proposal_goes_where_it_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "closed" / "x.oom.yaml" / "file").touch()
     assert write_proposal("a: 1\n", "x.oom.yaml", [tmp_path / "closed", tmp_path]) == tmp_path / "x.oom.yaml"
     assert write_proposal("a: 1\n", "x.oom.yaml", [tmp_path / "closed"]) is None
+
+
+@pytest.fixture
+def home(tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run that came home from two hosts, of which the second one knows the change."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "logs" / "r1"
+    for host in ("pc1", "pc2"):
+        (folder / host).mkdir(parents=True)
+    (folder / "pc1" / "oom.json").write_text("{}")
+    (folder / "pc2" / "oom.json").write_text(made(config).to_json())
+    return folder
+
+
+def plan(config: str | None = CONFIG, command: str = "t.py --config {config}") -> Plan:
+    hosts = [{"name": f"pc{n}", "address": f"127.0.0.{n}", "processes": 1} for n in (1, 2)]
+    return Plan(run="r1", command=tuple(command.split()), hosts=lay_out_hosts(hosts), config=config)
+
+
+def test_the_controller_proposes_beside_the_settings_and_in_the_runs_folder(home: Path, config: Path) -> None:
+    assert propose(home, plan(), config) == ["proposed after its memory ran out: train_config.oom.yaml"]
+    text = config.with_name("train_config.oom.yaml").read_text("utf-8")
+    assert (home / "train_config.oom.yaml").read_text("utf-8") == text
+    assert yaml.safe_load(text) == {"training": {"batch_size": 4, "gradient_accumulation_steps": 4}}
+    assert config.read_text("utf-8") == CONFIG
+
+
+def test_settings_that_cannot_be_written_beside_are_said(home: Path, config: Path) -> None:
+    (config.with_name("train_config.oom.yaml") / "in the way").mkdir(parents=True)  # even for root
+    assert propose(home, plan(), config) == [
+        "proposed after its memory ran out: logs/r1/train_config.oom.yaml", f"{config.parent} cannot be written",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("run", "given"),
+    [(plan("training: {}"), True), (plan(command="t.py --config own.yaml"), True), (plan(None), False)],
+    ids=["another text", "another file", "none"],
+)
+def test_settings_of_another_run_get_no_proposal(home: Path, config: Path, run: Plan, given: bool) -> None:
+    assert propose(home, run, config if given else None) == [
+        "proposed after its memory ran out: logs/r1/command.oom.yaml"
+    ]
+    assert sorted(path.name for path in config.parent.iterdir()) == ["logs", "train_config.yaml"]
+
+
+def test_a_run_with_memory_enough_proposes_nothing(home: Path, config: Path) -> None:
+    (home / "pc2" / "oom.json").unlink()
+    assert propose(home, plan(), config) == []
+    assert list(home.glob("*.yaml")) == []
+
+
+def test_a_proposal_beside_the_code_is_not_sent(config: Path) -> None:
+    names = list_files(config.parent, honour_git=False)
+    config.with_name("train_config.oom.yaml").write_text("training: {}\n")
+    assert list_files(config.parent, honour_git=False) == names
 
 
 def test_a_note_counts_in_its_own_generation(tmp_path: Path) -> None:

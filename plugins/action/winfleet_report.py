@@ -11,13 +11,14 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from winfleet import report
 from winfleet.files import write_atomic
+from winfleet.proposals import propose
 from winfleet.status import describe_failure
 
 display = Display()
 
 
 class ActionModule(ActionBase):
-    """winfleet_report: folder (logs/<run>)."""
+    """winfleet_report: folder (logs/<run>), config (the user's settings, "" for none)."""
 
     _supports_check_mode = True
     _supports_async = False
@@ -38,6 +39,9 @@ class ActionModule(ActionBase):
         ):
             if collected.get("left"):
                 display.display(f"  outputs of {collected['outputs_mb']:.0f} MB stay on {name}: {collected['left']}")
+        config = Path(self._task.args["config"]).expanduser() if self._task.args["config"] else None
+        for text in propose(folder, run.plan, config):
+            display.display(f"  {text}")
         display.display(report.closing_line(run, Path(os.path.relpath(path))))
         if run.state in ("finished", "stopped"):
             if run.state == "stopped":

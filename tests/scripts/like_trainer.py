@@ -4,6 +4,7 @@ import argparse
 
 import torch
 import torch.distributed as dist
+import yaml
 
 
 def main() -> None:
@@ -11,7 +12,11 @@ def main() -> None:
     parser.add_argument("--per_device_train_batch_size", type=int, default=8)
     parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--config", help="the same in YAML")
     arguments = parser.parse_args()
+    if arguments.config:
+        with open(arguments.config, encoding="utf-8") as file:
+            vars(arguments).update(yaml.safe_load(file))
     dist.init_process_group("nccl")
     torch.manual_seed(0)
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 1))

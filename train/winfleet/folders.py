@@ -18,6 +18,7 @@ from .files import replace
 
 SHORT = 12  # hex digits of a digest in folder names; 64 would make torch's paths too long for Windows
 NEVER_SENT = frozenset({".git", "__pycache__", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache"})
+PROPOSAL = ".oom.yaml"  # written by us beside a user's settings: no reason to send the code anew
 
 
 class FolderError(ValueError):
@@ -34,7 +35,8 @@ def list_files(folder: Path, *, honour_git: bool) -> list[PurePosixPath]:
     names = _git_files(folder) if honour_git else None
     if names is None:
         names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if _counts(path)]
-    kept = sorted(PurePosixPath(name) for name in names if not NEVER_SENT.intersection(PurePosixPath(name).parts))
+    paths = [PurePosixPath(name) for name in names if not name.endswith(PROPOSAL)]
+    kept = sorted(path for path in paths if not NEVER_SENT.intersection(path.parts))
     if not kept:
         raise FolderError(f"folder {folder} has no files to send")
     root = folder.resolve()

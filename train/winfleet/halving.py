@@ -17,18 +17,9 @@ from typing import Final
 from winfleet.batch_settings import change, files_of, find_both
 from winfleet.board import Board, count
 from winfleet.files import write_atomic
-from winfleet.oom import (
-    Change,
-    KeptError,
-    Note,
-    decide,
-    proposal,
-    proposal_name,
-    read_change,
-    read_note,
-    write_proposal,
-)
+from winfleet.oom import Change, KeptError, Note, decide, read_change, read_note
 from winfleet.plan import Host
+from winfleet.proposals import proposal, proposal_name, write_proposal
 from winfleet.rendezvous import PlanRendezvous
 
 KEY: Final = "oom"  # in the agents' store
@@ -63,6 +54,7 @@ class Halving:
         self.note, before, self._text = None, self._text, agreed(rendezvous)
         self.change = read_change(self._text)
         if self.change is None:
+            (self.folder / "oom.json").unlink(missing_ok=True)  # of an earlier launch with other settings
             return self.command
         if self._text != before:
             self._tell(self.change)

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from winfleet.batch_settings import Setting, find_both
 from winfleet.files import write_atomic
 from winfleet.status import known_fields, plain
@@ -170,35 +168,3 @@ def check_taken(expected: Mapping[str, int], told: Mapping[str, int], sizes: Col
         taken = [told[name]] if name in told else drawn.get(name, [])
         if taken and value not in taken:
             raise RuntimeError(f"{name} was made {value}, as memory ran out, but the script took {taken[0]}")
-
-
-def proposal(change: Change, run: str, settings: str) -> str:
-    """YAML with the two values and why. `settings` names what they belong into."""
-    (batch, smaller), (accumulation, larger) = change.values
-    why = [
-        f"Proposed after run {run}: rank {change.rank} of {change.host} ran out of memory at step {change.step}.",
-        f"The effective batch stays: {batch.value} x {accumulation.value} = {smaller} x {larger}.",
-        f"{settings} was not changed; put these values there, or the next run finds them anew.",
-    ]
-    values: dict[str, Any] = {}
-    for setting, value in change.values:
-        place = values
-        for key in setting.keys[:-1]:
-            place = place.setdefault(key, {})
-        place[setting.keys[-1] if setting.keys else setting.name] = value
-    lines = [f"# {' '.join(plain(line).split())}\n" for line in why]
-    return "".join(lines) + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-
-
-def proposal_name(settings: Path | None) -> str:
-    """train_config.oom.yaml for train_config.yaml; command.oom.yaml where options hold the values."""
-    return f"{settings.stem if settings else 'command'}.oom.yaml"
-
-
-def write_proposal(text: str, name: str, folders: Sequence[Path]) -> Path | None:
-    """Writes it into the first folder that can be written, and returns the file; None where none can."""
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            write_atomic(folder / name, text)
-            return folder / name
-    return None

@@ -62,7 +62,7 @@ def pack(home: Path, run: str, *, code: str, data: str, all_outputs: bool, limit
     if not all_outputs:
         kept = [path for path in kept if "wandb" in path.relative_to(work).parts]
     size = sum(path.stat().st_size for path in kept) / 1e6
-    logs = [*folder.glob("*.log"), *folder.glob("*.jsonl"), *folder.glob("*.stack.txt")]
+    logs = [*folder.glob("*.log"), *folder.glob("*.jsonl"), *folder.glob("*.stack.txt"), *folder.glob("oom.json")]
     temporary = Path(tempfile.mkdtemp(prefix="ansible-tmp-winfleet-"))
     archive = temporary / "run.tar.gz"
     with tarfile.open(archive, mode="w:gz", compresslevel=1) as tar:
