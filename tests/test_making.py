@@ -145,6 +145,7 @@ def test_uvs_last_words_are_told_and_the_next_try_begins_anew(host: Host) -> Non
     assert not (host.folder / "winfleet.json").exists()
     torch_wheel(host.wheels)
     host.begin()
+    assert making.explain(host.home, host.given) != why
     assert host.watch().state == "made"
 
 
@@ -201,7 +202,7 @@ def test_a_torch_of_the_users_is_taken_and_the_cpu_build_is_refused_for_gpus(tmp
     own = tmp_path / "own"
     torch_wheel(own, "2.13.0+cpu", tag=f"{TAG}-{TAG}-win_amd64")
     cpu = asked(own=own)
-    for version, tag in (("2.12.0+cu130", "win_amd64"), ("2.13.0+cu130", "manylinux_2_28_x86_64")):
+    for version, tag in (("2.14.0+cu130", "win_amd64"), ("2.13.0+cu130", "manylinux_2_28_x86_64")):
         torch_wheel(own, version, tag=f"{TAG}-{TAG}-{tag}")
     assert cpu.own_torch == "2.13.0+cpu"
     folder = cpu.folder(tmp_path)

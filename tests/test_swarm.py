@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 from conftest import ENVIRONMENT, wait_until
-from winfleet import receiver
+from winfleet import receiver, remote
+from winfleet.files import held
 from winfleet.folders import SHORT, digest, list_files, pack
 from winfleet.seeding import Progress, Share, seed
 from winfleet.swarm import Folder, Job, Result
@@ -204,6 +205,24 @@ def test_a_killed_transfer_goes_on_where_it_stopped(cluster: Callable[[int], Clu
     assert 5_000_000 < result.reused_bytes < size
     assert result.down_bytes < size - result.reused_bytes + 10_000_000
     assert whole_digest(one.target("pc1", sent)) == whole_digest(sent.source)
+
+
+def test_a_new_transfer_ends_an_earlier_one_of_the_same_host_alone(
+    cluster: Callable[[int], Cluster], tmp_path: Path
+) -> None:
+    sent, two = share(fill(tmp_path / "source", {"a": b"content"})), cluster(2)
+    for host in two.hosts:
+        two.start(host, sent, peers={})
+    first, second = two.hosts.values()
+    wait_until(lambda: listens(first, two.port) and listens(second, two.port), 20, "the start of both")
+    lock = tmp_path / "pc1" / "job.lock"
+    with held(lock) as ours:
+        assert not ours
+    remote.end_transfer(tmp_path / "pc1" / "job.json")
+    with held(lock) as ours:
+        assert ours
+    assert not listens(first, two.port)
+    assert listens(second, two.port)
 
 
 def test_one_changed_file_of_a_thousand_moves_alone(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:

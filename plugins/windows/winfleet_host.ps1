@@ -237,9 +237,14 @@ function Test-Writable {
     } catch { $false }
 }
 
-function Test-Making {
-    # Whether an environment is being made here: who makes it has its lock open (winfleet.making).
-    foreach ($lock in Get-ChildItem -Path "$base\env\*.lock" -ErrorAction SilentlyContinue) {
+function Test-Ours {
+    # Whether a port is that of an environment that is being made, or of a transfer: who does it has its lock open
+    # (train/winfleet/files.py). A rerun goes on with it.
+    param([int]$Port)
+
+    $folder = @{ 29502 = 'env'; 29503 = 'swarm' }[$Port]
+    if (-not $folder) { return $false }
+    foreach ($lock in Get-ChildItem -Path "$base\$folder\*.lock" -ErrorAction SilentlyContinue) {
         try { [IO.File]::Open($lock.FullName, 'Open', 'Read', 'None').Close() } catch { return $true }
     }
     $false
@@ -269,7 +274,7 @@ function Find-Host {
     if ($address) {
         foreach ($port in 29500..29504) {
             $found = Find-PortError -Address $address -Port $port
-            if ($found -eq 'taken' -and $port -eq 29502 -and (Test-Making)) { continue } # a rerun finds it going on
+            if ($found -eq 'taken' -and (Test-Ours -Port $port)) { continue }
             if ($found -eq 'taken') { $taken["$port"] = Find-Owner -Port $port }
             elseif ($found -eq 'AccessDenied') { $taken["$port"] = 'Windows itself (error 10013)' }
             elseif ($found) { $problem = $found }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 REPLACE_SECONDS = 5.0
@@ -40,6 +42,29 @@ def write_atomic(path: Path, text: str) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def held(lock: Path) -> Iterator[bool]:
+    """Holds the lock's file if nobody does, and says so; the system lets go of it when a process ends, however it ends.
+
+    plugins/windows/winfleet_host.ps1 looks whether somebody has it open. Raises OSError where there is no such folder.
+    """
+    with lock.open("ab") as file:
+        try:
+            if os.name == "nt":
+                import msvcrt
+
+                file.seek(0)
+                msvcrt.__dict__["locking"](file.fileno(), msvcrt.__dict__["LK_NBLCK"], 1)  # mypy looks at Linux
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
 
 
 def send_output_to(log_file: Path) -> None:

@@ -40,10 +40,12 @@ def list_files(folder: Path, *, honour_git: bool) -> list[PurePosixPath]:
     if not kept:
         raise FolderError(f"folder {folder} has no files to send")
     root = folder.resolve()
-    for name in kept:
-        if not (folder / name).resolve().is_relative_to(root):
+    inside = {parent: (folder / parent).resolve().is_relative_to(root) for parent in {name.parent for name in kept}}
+    for name in kept:  # of many thousand files only links are resolved
+        link = (folder / name).is_symlink()
+        if not inside[name.parent] or (link and not (folder / name).resolve().is_relative_to(root)):
             raise FolderError(f"{folder / name} is a link that leads out of {folder}")
-        if (folder / name).is_dir():
+        if link and (folder / name).is_dir():
             raise FolderError(f"{folder / name} is a link to a folder; only links to files are sent")
     return kept
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from winfleet.environment import last_words, log_of, make
-from winfleet.files import send_output_to, write_atomic
+from winfleet.files import held, send_output_to, write_atomic
 from winfleet.folders import SHORT
 from winfleet.plan import STATUS_PORT
 from winfleet.runs import HostError
@@ -76,7 +76,7 @@ def being_made(home: Path) -> list[str]:
     """Names of the environments that a process makes below home at this moment."""
     found = []
     for lock in sorted((home / "env").glob("*.lock")):
-        with _held(lock) as ours:
+        with held(lock) as ours:
             if not ours:
                 found.append(lock.stem)
     return found
@@ -84,29 +84,6 @@ def being_made(home: Path) -> list[str]:
 
 def _file(folder: Path, kind: str) -> Path:
     return folder.with_name(f"{folder.name}.{kind}.json")
-
-
-@contextlib.contextmanager
-def _held(lock: Path) -> Iterator[bool]:
-    """Holds the lock's file if nobody does, and says so; the system lets go of it when a process ends.
-
-    plugins/windows/winfleet_host.ps1 looks whether somebody has it open.
-    """
-    with lock.open("ab") as file:
-        try:
-            if os.name == "nt":
-                import msvcrt
-
-                file.seek(0)
-                msvcrt.__dict__["locking"](file.fileno(), msvcrt.__dict__["LK_NBLCK"], 1)  # mypy looks at Linux
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
 
 
 class Teller:
@@ -175,7 +152,7 @@ def run_job(job: Path, port: int = STATUS_PORT) -> int:
     folder = folder_of(home, given)
     teller = Teller(folder)
     lock = folder.with_name(f"{folder.name}.lock")
-    with contextlib.ExitStack() as stack, _held(lock) as ours:
+    with contextlib.ExitStack() as stack, held(lock) as ours:
         if not ours:
             return 0
         stack.enter_context(teller.serving(str(given["address"]), port))  # left after the lock

@@ -58,6 +58,7 @@ def swarm(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
 
     here, by_torrent = home / "swarm", available()
     here.mkdir(parents=True, exist_ok=True)
+    end_transfer(here / "job.json")
     wanted = []
     for folder in given["folders"]:
         target = home / folder["kind"] / folder["expected"][:SHORT]
@@ -81,6 +82,20 @@ def swarm(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
     (here / "job.json").write_text(job.to_json(), encoding="utf-8")
     start("swarm", "winfleet.swarm", here / "job.json", given)
     return {"changed": True, "torrent": by_torrent}
+
+
+def end_transfer(job: Path) -> None:
+    """Ends who is still at an earlier transfer, of a controller that has gone: what it has is gone on with."""
+    import psutil  # of the agent's Python, and of the controller's
+
+    found = [
+        process for process in psutil.process_iter(["cmdline"])
+        if {"winfleet.swarm", str(job)} <= set(process.info["cmdline"] or ())
+    ]  # fmt: skip
+    for process in found:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(found, 10)
 
 
 def make_environment(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from winfleet.files import replace, write_atomic
+from winfleet.files import held, replace, write_atomic
 from winfleet.folders import FolderError, verify
 from winfleet.plan import SWARM_PORT
 from winfleet.receiver import ReceiverError, Wanted, as_object, receive, tell, wait_for_port
@@ -400,8 +400,10 @@ def main() -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Brings the job's folders to this host.")
     parser.add_argument("--job", type=Path, required=True, help="file that the controller wrote")
+    job = parser.parse_args().job
     try:
-        result = run_job(Job.load(parser.parse_args().job))
+        with held(job.with_suffix(".lock")):  # the preflight sees by it that the port is ours
+            result = run_job(Job.load(job))
     except (SwarmError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
