@@ -75,4 +75,7 @@ def test_the_preflight_names_them_for_windows_hosts_alone(tmp_path: Path) -> Non
         for setting in ("fleet_project", "fleet_data")
     ]
     assert find_problems({"pc1": found(os="Linux")}, {}, asked) == []
-    assert explain_unholdable("code /c", "code", [PurePosixPath("con")], {"pc1": {"os": "Linux", "home": "/h"}, "pc2": {}}) == ""
+    assert (
+        explain_unholdable("code /c", "code", [PurePosixPath("con")], {"pc1": {"os": "Linux", "home": "/h"}, "pc2": {}})
+        == ""
+    )
