@@ -78,6 +78,20 @@ def test_values_are_secret_by_their_names_at_any_depth() -> None:
     }  # fmt: skip
 
 
+def test_secrets_come_from_the_environment_too_and_its_folder_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "WANDB_API_KEY": "w1x2",
+        "MY_DB_PWD": "d1e2",
+        "SPECIAL": "s1t2",
+        "PWD": "/tmp/x",
+        "OLDPWD": "/y",
+    }.items():
+        monkeypatch.setenv(name, value)
+    found = support.secrets_of_environment(["SPECIAL"])
+    assert {"w1x2", "d1e2", "s1t2"} <= found
+    assert not {"/tmp/x", "/y"} & found
+
+
 def test_the_newest_run_is_taken_unless_another_is_named(tmp_path: Path) -> None:
     assert support.choose_run(tmp_path, "") == ""
     for name in ("a", "b"):

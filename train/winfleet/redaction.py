@@ -18,7 +18,7 @@ from typing import Any, Final
 SECRET, USER, MAC, ADDRESS, MAIL = "<secret>", "<user>", "<mac>", "<public address>", "<mail>"
 # Names of variables whose values are secret. `tokens`, as in max_tokens or tokens/s, counts something.
 SECRET_NAME: Final = re.compile(
-    r"pass(word|wd|phrase)|(^|[_.-])pwd($|[_.-])|secret|token(?!s|iz)|api_?-?key|access_?-?key|private_?-?key|credential",
+    r"pass(word|wd|phrase)|[_.-]pwd($|[_.-])|secret|token(?!s|iz)|api_?-?key|access_?-?key|private_?-?key|credential",
     re.IGNORECASE,
 )
 NAMES_OF_SECRETS: Final = ("fleet_secrets",)  # holds names alone
