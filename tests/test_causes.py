@@ -80,6 +80,8 @@ CONNECTIONS = {
 # Recorded: with the real Windows wheels of torch under Wine, from uv, in network namespaces here, or from users' reports.
 RECORDED = {
     "index-certificate": "error sending request for url (https://pypi.org/simple/torch/): client error (Connect): invalid peer certificate: UnknownIssuer",
+    "port-closed": "pc2 -> pc1: TCP port 29500 (the ranks' TCPStore) of 10.0.0.11 cannot be reached: timed out",
+    "content-differs": "pc2: data/0123456789ab there has the digest fedcba987654, not what was sent",
     "gloo-loopback": (
         "RuntimeError: Gloo connectFullMesh failed with [/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:152] "
         "timed out connecting: SO_ERROR: Connection refused, remote=[127.0.1.1]:33159$0"
@@ -301,6 +303,8 @@ def test_a_closed_way_is_named_with_its_direction() -> None:
         (Cause(host="pc1", rank=0, exit_code=1, text="ValueError: no", lines=("[WinError 1455]",)), ""),
         (Cause(host="pc1", text="FileNotFoundError: [Errno 2] No such file or directory: 'code/0'"), ""),
         (Cause(host="pc1", text="OSError: [Errno 28] No space left on device"), "disk-full"),
+        (Cause(host="pc1", rank=0, text="OutOfMemoryError: CUDA out of memory"), "cuda-out-of-memory"),
+        (Cause(host="pc1", rank=0, text="OutOfMemoryError: CUDA out of memory\nno smaller batch: it is 1\nhint: a smaller model"), ""),
     ],
 )  # fmt: skip
 def test_what_a_rank_said_decides_then_its_log_then_its_exit_code(cause: Cause, code: str) -> None:

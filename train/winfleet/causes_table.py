@@ -218,7 +218,7 @@ PACKAGES: Final = (
     ),
     Row(
         code="torch-differs",
-        symptom=r"does not satisfy the lock|torch .*\bdiffers\b",
+        symptom=r"does not satisfy the lock|torch \d\S* \(the other hosts have",
         shows="C:/Python311/python.exe does not satisfy the lock: torch is 2.12.1, the lock says 2.13.0",
         cause="this Python has other packages than the lock, so the hosts would not run the same torch",
         fix="install train/constraints.txt into it, or leave uv_env_python empty, so that each host gets the locked packages",
@@ -358,6 +358,24 @@ START: Final = (
         fix="`ansible-playbook worker_setup.yml -i INVENTORY` opens the ports of Windows workers; then check what else guards {target} ({address})",
         cause_ko="{source}에서 {target}(으)로 가는 패킷이 닿지 않아 gloo가 기다립니다. {target}의 방화벽이나 백신, 또는 다른 네트워크가 막습니다",
         fix_ko="`ansible-playbook worker_setup.yml -i INVENTORY`가 Windows 워커의 포트를 엽니다. 그다음 {target}({address})을 막는 다른 것을 확인하십시오",
+    ),
+    Row(
+        code="port-closed",
+        symptom=r"TCP port (?P<port>\d+) \([^)]*\) of (?P<address>\S+) cannot be reached",
+        shows="pc2 -> pc1: TCP port 29500 (the ranks' TCPStore) of 10.0.0.11 cannot be reached: timed out",
+        cause="in this direction a firewall, an antivirus or a VPN stops connections to port {port} of {address}",
+        fix="`ansible-playbook worker_setup.yml -i INVENTORY` opens the ports of Windows workers; on Linux open them by hand; then look for other rules",
+        cause_ko="이 방향으로는 방화벽이나 백신, VPN이 {address}의 {port} 포트에 대한 연결을 막습니다",
+        fix_ko="`ansible-playbook worker_setup.yml -i INVENTORY`가 Windows 워커의 포트를 엽니다. Linux에서는 직접 여십시오. 그다음 다른 규칙이 있는지 보십시오",
+    ),
+    Row(
+        code="content-differs",
+        symptom=r"(code|data)/[0-9a-f]{12} there has .*, not what was sent",
+        shows="pc2: data/0123456789ab there has the digest fedcba987654, not what was sent",
+        cause="somebody or something changed files in the folder that was sent, so this host would train with others",
+        fix="remove that folder below fleet_home on the host and deploy again: runs never write there",
+        cause_ko="보낸 폴더의 파일을 누군가 또는 무엇인가가 바꾸었습니다. 그대로면 이 호스트만 다른 것으로 학습합니다",
+        fix_ko="그 호스트의 fleet_home 아래에서 해당 폴더를 지우고 다시 배포하십시오. 실행은 그곳에 쓰지 않습니다",
     ),
     Row(
         code="gloo-loopback",

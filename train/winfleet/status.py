@@ -260,7 +260,9 @@ def describe_failure(cause: Cause) -> str:
 
 
 def advise_on(cause: Cause) -> str:
-    """Why and what to do, two lines that begin with a line break; "" where the table of causes does not know it."""
+    """Why and what to do, two lines that begin with a line break; "" where it has a hint already, or the table of causes does not know it."""
+    if "\nhint: " in cause.text:
+        return ""
     if cause.rank is None:
         return advise(cause.text, cause.host, LAUNCHER)
     return advise_on_rank(cause.text, cause.host, cause.exit_code, cause.lines)
