@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 N ?= 2
 PCS := $(foreach number,$(shell seq $(N)),pc$(number))
 
-.PHONY: train deploy status stop test lint molecule pytest docs lab lab-ready lab-down lock clean
+.PHONY: train deploy status watch stop test lint molecule pytest docs lab lab-ready lab-down lock clean
 
 train: $(VENV)/.control  ## trains on the inventory, by default on two workers of this machine
 	@$(PLAY) deploy_and_train.yml -i $(INVENTORY)
@@ -23,6 +23,9 @@ deploy: $(VENV)/.control  ## asks for workers, account and folders, then sets up
 
 status: $(VENV)/.control  ## one table of all ranks
 	@$(PLAY) status.yml -i $(INVENTORY)
+
+watch: $(VENV)/.control  ## the newest run, shown anew each second; ARGS="--run logs/RUN" another one, ARGS="--inventory PATH" whatever runs
+	@$(BIN)/python -m winfleet.status $(ARGS)
 
 stop: $(VENV)/.control  ## checkpoint, then exit
 	@$(PLAY) stop.yml -i $(INVENTORY)

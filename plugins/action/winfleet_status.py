@@ -1,16 +1,20 @@
-"""Asks all launchers for their status and prints one table of all ranks."""
+"""Asks all launchers for their status and prints one table of all ranks; of silent hosts, whether they can be reached at all."""
 
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from winfleet.status import Status, StatusError, fetch, progress_line
-from winfleet.view import table
+from winfleet.status import Status
+from winfleet.watch import Seen, Target, as_text, ask
 
 display = Display()
+
+REMOTING = {"winrm": ("WinRM", 5986), "psrp": ("WinRM", 5986), "ssh": ("SSH", 22), "smart": ("SSH", 22)}
+CONNECT_SECONDS = 2.0
 
 
 class ActionModule(ActionBase):
@@ -22,24 +26,34 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
         """Ansible's entry."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        hostvars, statuses, silent = task_vars["hostvars"], [], []
-        for name in task_vars["ansible_play_hosts_all"]:
-            address = str(hostvars[name]["fleet_address"])
-            try:
-                statuses.append(fetch(socket.gethostbyname(address)))
-            except (OSError, StatusError) as error:
-                silent.append(f"{name}: no launcher answers at {address}:29502 ({error})")
-        text = show(statuses, silent)
+        hostvars, names = task_vars["hostvars"], task_vars["ansible_play_hosts_all"]
+        targets = [Target(name=name, address=str(hostvars[name]["fleet_address"])) for name in names]
+        doors = [door(name, hostvars[name]) for name in names]
+        with ThreadPoolExecutor(max_workers=32) as pool:
+            found = list(pool.map(look, targets, doors))
+        statuses = tuple(one for one in found if isinstance(one, Status))
+        text = as_text(Seen(statuses=statuses, silent=tuple(one for one in found if isinstance(one, str))))
         display.display(text)
         return {**result, "changed": False, "text": text, "runs": sorted({status.run for status in statuses})}
 
 
-def show(statuses: list[Status], silent: list[str]) -> str:
-    """The runs, each with its progress and a table of its ranks, then the hosts that did not answer."""
-    if not statuses:
-        return "no run is going on\n" + "\n".join(silent)
-    parts = []
-    for run in sorted({status.run for status in statuses}):
-        own = [status for status in statuses if status.run == run]
-        parts.append(f"Run {run}: {progress_line(own)}\n\n{table(own)}")
-    return "\n".join([*parts, *silent])
+def door(name: str, values: Any) -> tuple[str, str, int] | None:
+    """By what Ansible gets into a host: its kind, address and port; None where it needs no network."""
+    kind = str(values.get("ansible_connection", "ssh")).rpartition(".")[2]
+    if kind not in REMOTING:
+        return None
+    label, port = REMOTING[kind]
+    return label, str(values.get("ansible_host", name)), int(values.get("ansible_port") or port)
+
+
+def look(target: Target, entrance: tuple[str, str, int] | None) -> Status | str:
+    """The launcher's status, or why there is none and whether the host's remoting is there."""
+    found = ask(target)
+    if isinstance(found, Status) or entrance is None:
+        return found
+    label, address, port = entrance
+    try:
+        with socket.create_connection((address, port), timeout=CONNECT_SECONDS):
+            return f"{found}; {label} is there on port {port}"
+    except OSError as error:
+        return f"{found}; {label} does not answer on port {port} either ({error.strerror or error})"

@@ -85,14 +85,18 @@ class Cells:
 
 
 def cells(statuses: Sequence[Status], now: float, width: int | None = None) -> Cells:
-    """All ranks of a run, by host and rank; with a width, as many columns as fit, the first four at least."""
+    """All ranks of a run, by host and rank; with a width, as many columns as fit, the first four at least.
+
+    Where room is short, columns without any value go first.
+    """
     found = [(status, rank) for status in sorted(statuses, key=lambda one: one.machine_rank) for rank in status.ranks]
     columns = list(COLUMNS)
     while True:
         rows = tuple(tuple(column.cell(status, rank, now) for column in columns) for status, rank in found)
         table = Cells(columns=tuple(columns), rows=rows)
         needed = sum(table.widths()) + len(GAP) * (len(columns) - 1)
-        least = max(columns, key=lambda column: column.order)
+        empty = [all(row[index] == "-" for row in rows) for index in range(len(columns))]
+        _, least = max(zip(empty, columns, strict=True), key=lambda pair: (pair[1].order and pair[0], pair[1].order))
         if width is None or needed <= width or not least.order:
             return table
         columns.remove(least)
