@@ -84,8 +84,8 @@ def test_a_run_is_seen_refused_stopped_and_continued(fleet: Fleet) -> None:
     assert re.search(
         r"Run long: step \d+/100000 · loss [0-9.]+ · [0-9.]+ samples/s · [0-9:]+ left · 2/2 ranks up", seen.stdout
     )
-    assert re.search(r"^0 +worker1 +training +\d+/100000 ", seen.stdout, re.MULTILINE)
-    assert re.search(r"^1 +worker2 +training +\d+/100000 ", seen.stdout, re.MULTILINE)
+    assert re.search(r"^ *0 +worker1 +training +\d+/100000 ", seen.stdout, re.MULTILINE)
+    assert re.search(r"^ *1 +worker2 +training +\d+/100000 ", seen.stdout, re.MULTILINE)
 
     refused = fleet.play("deploy_and_train.yml", SLOW)
     assert refused.returncode != 0
