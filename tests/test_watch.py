@@ -161,7 +161,7 @@ def test_hostile_texts_are_harmless_in_the_view(width: int) -> None:
         for code in ours:
             text = text.replace(code, "")  # noqa: PLW2901
         assert not set("\x1b\x07\x9b\u202e") & set(text)
-    assert "[bold red]" in shown(seen, 200), "rich's own markup is text"
+    assert shown(seen, 200).count("[bold red]") > 100, "rich's own markup is text, in every cell too"
 
 
 def test_hostile_texts_are_harmless_in_the_metrics() -> None:

@@ -193,7 +193,7 @@ class Network:
         if time.monotonic() - self._looked_at < NETWORK_SECONDS:
             return
         self._looked_at = time.monotonic()
-        with contextlib.suppress(psutil.Error, OSError):
+        with contextlib.suppress(psutil.Error, OSError, RuntimeError):  # what is not known must not end the status
             self.ports, self.connections = sort_connections(psutil.net_connections("tcp"), self.address)
 
 
