@@ -312,6 +312,27 @@ def test_what_a_rank_said_decides_then_its_log_then_its_exit_code(cause: Cause, 
     assert (re.findall(r"\n  cause: .* \[([\w-]+)\]\n  hint: ", said) or [""])[0] == code, said
 
 
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("disk-full", "RuntimeError: basic_ios::clear: iostream error"),  # torch.save to /dev/full
+        ("disk-full", "SafetensorError: Error while serializing: I/O error: Os { code: 112, kind: StorageFull }"),
+        ("disk-full", "OSError: [WinError 112] 디스크 공간이 부족합니다"),
+        ("paging-file", "OSError: [WinError 1455] 이 작업을 완료하기 위한 페이징 파일이 너무 작습니다"),
+        ("paging-file", "RuntimeError: Couldn't open shared file mapping: <torch_1_2_3>, error code: <1455>"),
+        ("file-denied", "error: failed to create directory: 액세스가 거부되었습니다. (os error 5)"),
+        ("file-denied", "PermissionError: [WinError 5] 액세스가 거부되었습니다: 'C:\\\\x'"),
+        ("loader-ended", "RuntimeError: DataLoader worker (pid 4711) is killed by signal: Killed. "),
+        ("torch-differs", "pc2: torch 2.12.0 (the other hosts have 2.13.0), numpy 2.3.9 (the other hosts have 2.4.0)"),
+        ("peer-gone", "ConnectionResetError: [WinError 10054] 현재 연결은 원격 호스트에 의해 강제로 끊겼습니다"),
+    ],
+)
+def test_other_words_for_the_same_find_it_too(code: str, text: str) -> None:
+    found = explain(text)
+    assert found is not None
+    assert found.code == code
+
+
 def test_exit_codes_of_windows_are_named_as_windows_does() -> None:
     assert [name_exit_code(code) for code in (0, 1, -9, 0xC0000409, -1073740791)] == [
         "0", "1", "-9", "0xC0000409", "0xC0000409",

@@ -258,7 +258,7 @@ MACHINE: Final = (
     ),
     Row(
         code="disk-full",
-        symptom=r"No space left on device|\[WinError 112\]|not enough space on the disk|(?<!is down )\(os error 112\)|\(os error 28\)|디스크 공간이 부족|PytorchStreamWriter failed writing file|0xC000007F",
+        symptom=r"No space left on device|\[WinError 112\]|not enough space on the disk|(?<!is down )\(os error 112\)|\(os error 28\)|디스크 공간이 부족|Os \{ code: (28|112),|PytorchStreamWriter failed writing file|basic_ios::clear: iostream error|0xC000007F",
         shows="OSError: [Errno 28] No space left on device",
         cause="a disk of {host} is full",
         fix="make room there (old runs and checkpoints lie below fleet_home), or set fleet_home to another disk",
