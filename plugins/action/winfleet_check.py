@@ -21,7 +21,7 @@ class ActionModule(ActionBase):
     """winfleet_check: returns {"run", "command", "joining", "finished"}; fails with all problems at once.
 
     `joining`: the run is there already, so nothing is deployed; `finished`: it needs no following either. With `look_only`
-    no run is named, and the table of the hosts is printed even where nothing is wrong.
+    no run is named, the table of the hosts is printed even where nothing is wrong, and {"run", "command", "going_on"} returned.
     """
 
     _supports_check_mode = True
@@ -51,7 +51,7 @@ class ActionModule(ActionBase):
         if look_only:
             for one, where in running.items():
                 Display().display(f"run {one} is going on on {', '.join(where)}")
-            return {**result, "changed": False, "run": "", "command": command, "joining": False, "finished": False}
+            return {**result, "changed": False, "run": "", "command": command, "going_on": list(running)}
         if running and wanted.run not in running:
             raise AnsibleActionFail(say_going_on(running))
         run = wanted.run or time.strftime("%Y%m%d-%H%M%S")

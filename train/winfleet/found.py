@@ -32,6 +32,11 @@ ADAPTER_TYPES: Final[Mapping[str, str]] = {
     "loopback": "loopback", "wireless80211": "Wi-Fi", "wlan": "Wi-Fi", "ppp": "VPN", "tunnel": "VPN", "tun": "VPN",
     "wireguard": "VPN", "wwanpp": "mobile", "wwanpp2": "mobile",
 }  # fmt: skip
+# Windows' own power plans; their names are localised, so powercfg's GUIDs are told.
+POWER_PLANS: Final[Mapping[str, str]] = {
+    "381b4222-f694-41f0-9685-ff5bb260df2e": "Balanced", "8c5e7fda-e8bf-4a96-9a85-a6e23a8c635c": "High performance",
+    "a1841308-3541-4fab-bc81-f71556f20b4a": "Power saver", "e9a42b02-d5df-448d-aa00-03f14749eb61": "Ultimate performance",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +131,9 @@ class Found:
 
     @property
     def adapter(self) -> Adapter | None:
-        """The one that has the address; None where that is not known."""
+        """The one that has the address; None where that is not known. All of 127/8 is the loopback's."""
+        if self.loopback:
+            return next((adapter for adapter in self.adapters if adapter.kind == "loopback"), None)
         return next((adapter for adapter in self.adapters if self.address and self.address in adapter.addresses), None)
 
     @property
@@ -151,7 +158,7 @@ def read(told: object) -> Found:
         adapters=tuple(_adapter(each) for each in mappings(given.get("adapters"))),
         gpus=tuple(_gpu(each) for each in mappings(given.get("gpus"))),
         skew_seconds=number(given.get("skew_seconds")), skew_error_seconds=number(given.get("skew_error_seconds")) or 0.0,
-        power_plan=text(power.get("plan")), sleep_seconds=None if sleep is None else int(sleep),
+        power_plan=POWER_PLANS.get(plan := text(power.get("plan")), plan), sleep_seconds=None if sleep is None else int(sleep),
         reboot=texts(given.get("reboot")),
         blocks=tuple(_block(each) for each in mappings(firewall.get("blocks"))),
         profiles=tuple(_profile(each) for each in mappings(firewall.get("profiles"))),
