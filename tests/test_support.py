@@ -194,7 +194,10 @@ def test_collect_makes_one_zip_without_secrets_and_names_hosts_that_do_not_answe
         "ansible_user": PLANTED["account"], "ansible_password": PASSWORD, "my_secret": [PLANTED["token"]],
         "fleet_environment": {"HF_TOKEN": HF, "OMP_NUM_THREADS": "1"},
     }  # fmt: skip
-    done = fleet.play("collect.yml", WANDB_API_KEY=WANDB)
+    temporary = fleet.folder / "temporary"
+    temporary.mkdir()
+    done = fleet.play("collect.yml", WANDB_API_KEY=WANDB, TMPDIR=str(temporary))
+    assert [path.name for path in temporary.glob("*winfleet-*")] == [], "what was not redacted stays nowhere"
     assert done.returncode == 0, done.stdout
     found = list(fleet.logs.glob("support-*.zip"))
     assert len(found) == 1

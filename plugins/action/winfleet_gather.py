@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import socket
 import tempfile
 from collections.abc import Mapping
@@ -44,6 +45,8 @@ class ActionModule(ActionBase):
             problem = describe_unreachable(name, problem)
         if not problem and not archive.is_file():
             problem = "what it sent did not arrive whole"
+        if problem:
+            shutil.rmtree(archive.parent, ignore_errors=True)
         return {**result, "changed": False, "archive": "" if problem else str(archive), "problem": problem}
 
     def _ask(self, archive: Path, task_vars: Any, asked: Mapping[str, Any]) -> dict[str, Any]:
