@@ -6,7 +6,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,16 @@ pytestmark = in_the_lab
 NAME = "lab-tests"  # of the cluster, a folder below inventories/
 ONE, TWO = f"{PREFIX}1".upper(), f"{PREFIX}2".upper()
 PYTHON = r"C:\lab\python\python.exe"
+WORK = r"C:\winfleet\runs\own\work"
 SLOW = "fleet_command=bare.py --steps 100000 --sleep 0.02"
 START_SECONDS = 240  # for a deploy and the first steps, on a machine that does more than this
+MOST_SECONDS = 15  # goal: from a rank's exception to the end of all ranks of all hosts
 MOST_TASKS = 12  # goal: tasks of a second deploy that a Windows host has to do
 POWERSHELL = "EXEC (via pipeline wrapper)"  # shown for each start of PowerShell on a host
-LAUNCHER, RANK = "winfleet.launch", "winfleet.runner"
+LAUNCHER, RANK, SWARM = "winfleet.launch", "winfleet.runner", "winfleet.swarm"
+DISK_MB = 260  # for the wheels, 64 MiB that stay free, and a file that leaves no room for them
+FILLER = "of somebody else"
+ARRIVED = 10_000_000  # bytes of the wheels, at which a transfer is in its middle
 STRANGER = """
 import os, socket, sys, time
 with socket.create_server(("0.0.0.0", int(sys.argv[1]))):
@@ -164,6 +170,77 @@ def test_a_host_on_which_uv_fails_is_named_and_nothing_half_made_counts(cluster:
     assert not any((cluster.home(host) / kind).exists() for host in cluster.hosts for kind in ("code", "env", "runs"))
 
 
+@contextlib.contextmanager
+def begun(cluster: Cluster, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """deploy_and_train.yml under way; a test that fails meanwhile leaves it no time to go on."""
+    process = cluster.start("deploy_and_train.yml", *arguments)
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
+def arrived(folder: Path) -> int:
+    """Bytes of transfers into the folder that are not at their end."""
+    with contextlib.suppress(OSError):  # a name may go while it is looked at
+        return sum(path.stat().st_blocks * 512 for part in folder.glob(".*.part") for path in part.rglob("*"))
+    return 0
+
+
+def fill_disk(folder: Path) -> None:
+    """A file of somebody else takes all that is left."""
+    with (folder / FILLER).open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(2**20)):
+            pass
+
+
+def test_transfers_and_uv_that_fail_are_named_and_the_next_run_goes_on(cluster: Cluster) -> None:
+    wheels = {ONE: cluster.home(ONE) / "wheels", TWO: cluster.home(TWO) / "wheels"}
+    wheels[TWO] = cluster.lab.add_disk(TWO.lower(), wheels[TWO], DISK_MB)
+    address, run = cluster.lab.address(ONE.lower()), ("fleet_command=bare.py --steps 2", "fleet_run=broken")
+
+    def end_swarm() -> None:
+        for pid in cluster.processes(ONE, SWARM):
+            os.kill(pid, 9)
+
+    faults: dict[str, Callable[[], None]] = {ONE: end_swarm, TWO: lambda: fill_disk(wheels[TWO])}
+
+    def strike() -> bool:
+        for host in [host for host in faults if arrived(wheels[host]) > ARRIVED]:
+            faults.pop(host)()
+        return not faults
+
+    with begun(cluster, *run) as following:
+        wait_until(strike, START_SECONDS, "the middle of both transfers")
+        said, _ = following.communicate(timeout=START_SECONDS)
+    assert following.returncode != 0
+    lost = rf"{ONE} \({address}\) is gone since 30 s, with \d+ % of its files\nhint: is it switched on, "
+    assert re.search(lost, said), said
+    full = rf"{TWO} cannot write: .+\nhint: make room there, or set fleet_home to another disk"
+    assert re.search(full, said), said
+    assert errors(said) == 1
+    assert not any(path.is_dir() for folder in wheels.values() for path in folder.glob("[0-9a-f]*"))
+    (wheels[TWO] / FILLER).unlink()
+
+    with begun(cluster, *run) as following:
+        whole = wait_until(lambda: next(wheels[TWO].glob("[0-9a-f]*"), None), START_SECONDS, "the end of the transfer")
+        wheel = min(whole.glob("*.whl"), key=lambda path: path.stat().st_size)
+        good = wheel.read_bytes()
+        wheel.write_bytes(good[:-1] + b"?")  # after its digest was looked at, as a failing disk would
+        said, _ = following.communicate(timeout=START_SECONDS)
+        wheel.write_bytes(good)
+    assert following.returncode != 0
+    total = sum(path.stat().st_size for path in whole.iterdir())
+    for host in cluster.hosts:
+        result = json.loads((cluster.home(host) / "swarm" / "result.json").read_text("utf-8"))
+        assert ARRIVED / 2 < result["reused_bytes"] < total, result
+        assert result["down_bytes"] < total - result["reused_bytes"] + ARRIVED, result
+    words = rf"error: {TWO}: `.*uv.exe pip sync` failed with \d+:\n(  \| .*\n)+  \|   cause: .*{wheel.name}\n(.|\n)*\[hash-mismatch\]\n  hint: "
+    assert re.search(words, said), said
+    assert errors(said) == 1
+    assert [len(list(cluster.home(host).glob("env/*/winfleet.json"))) for host in (ONE, TWO)] == [1, 0]
+
+
 def test_the_first_deploy_trains_and_brings_all_home(cluster: Cluster) -> None:
     config = cluster.folder / "small.yaml"
     small = (ROOT / "molecule" / "hosts" / "train_config.yaml").read_text("utf-8")
@@ -249,6 +326,29 @@ def test_an_own_script_on_one_and_two_ranks_is_seen_refused_stopped_and_continue
     assert POWERSHELL not in following
 
 
+def test_the_generated_configuration_serves_accelerate_launch_typed_on_each_pc(cluster: Cluster) -> None:
+    cluster.hosts[TWO] = {"fleet_processes": 2}
+    if not (cluster.home(ONE) / "runs" / "own").exists():  # the test before was not asked for
+        assert cluster.play("deploy_and_train.yml", SLOW, "fleet_run=own", "fleet_follow=false").returncode == 0
+        assert cluster.play("stop.yml").returncode == 0
+
+    def type_at(host: str) -> "subprocess.Popen[str]":
+        config = cluster.home(host) / "runs" / "own" / "accelerate.yaml"
+        typed = next(line for line in config.read_text("utf-8").splitlines() if "accelerate.commands.launch" in line)
+        script = cluster.folder / f"{host}.ps1"
+        script.write_text(typed.removeprefix("#").replace("SCRIPT", rf"{WORK}\bare.py --steps 100"), "utf-8-sig")
+        command = [str(LAB), "run", host.lower(), "--policy", "Bypass", str(script)]
+        return subprocess.Popen(command, env=SETTINGS, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    first, second = type_at(ONE), type_at(TWO)
+    said = [process.communicate(timeout=START_SECONDS)[0] for process in (first, second)]
+    for rank, text in ((0, said[0]), (1, said[1]), (2, said[1])):
+        assert f"rank {rank} of 3\n" in text, said
+        assert f"rank {rank}: DistributedDataParallel over gloo\n" in text
+    assert re.search(r"^loss fell from [0-9.]+ to [0-9.]+$", said[0], re.MULTILINE), said[0]
+    assert not any(cluster.processes(host, "bare.py") for host in cluster.hosts)
+
+
 def errors(output: str) -> int:
     """How many errors are shown; what a program of a host said stands within one."""
     return len(re.findall("^error: ", output, re.MULTILINE))
@@ -262,13 +362,14 @@ def tasks(output: str) -> list[tuple[str, str]]:
 
 def test_a_rank_that_raises_ends_all_ranks_of_both_hosts(cluster: Cluster) -> None:
     command = "fleet_command=bare.py --steps 100000 --sleep 0.02 --fail-rank 1 --fail-step 20"
-    following = cluster.start("deploy_and_train.yml", command, "fleet_run=bad")
-    try:
+    with begun(cluster, command, "fleet_run=bad") as following:
         wait_until(lambda: "raise ValueError" in cluster.rank_log("bad", TWO, 1), START_SECONDS, "the exception")
-        cluster.wait_for_the_end(15, RANK)
+        cluster.wait_for_the_end(MOST_SECONDS, RANK)
+        ended = time.time()
         said, _ = following.communicate(timeout=90)
-    finally:
-        following.kill()
+    assert ended - cluster.status(TWO, "bad")["cause"]["time"] < MOST_SECONDS, "from the exception on"
+    # Without this word the other host would end its ranks only once it finds this launcher silent.
+    assert cluster.status(ONE, "bad")["cause"]["text"] == f"a rank on {TWO} failed"
     assert following.returncode != 0
     assert (
         f"error: run bad failed: rank 1 on {TWO} failed (exit code 1): ValueError: on purpose: 손실이 이상합니다"
@@ -281,17 +382,14 @@ def test_a_rank_that_raises_ends_all_ranks_of_both_hosts(cluster: Cluster) -> No
 
 
 def test_the_end_of_a_launcher_ends_its_ranks_and_the_run(cluster: Cluster) -> None:
-    following = cluster.start("deploy_and_train.yml", SLOW, "fleet_run=killed", "launch_silent_seconds=12")
-    try:
+    with begun(cluster, SLOW, "fleet_run=killed", "launch_silent_seconds=12") as following:
         cluster.wait_for_step("killed", 3, START_SECONDS)
         assert cluster.processes(TWO, RANK)
         pid = cluster.status(TWO, "killed")["launcher_pid"]
         cluster.lab.do("run", TWO.lower(), "taskkill.exe", "/F", "/PID", str(pid))
         wait_until(lambda: not cluster.processes(TWO, LAUNCHER, RANK), 10, f"the end of all processes on {TWO}")
         cluster.wait_for_the_end(30, RANK)
-        said, _ = following.communicate(timeout=120)
-    finally:
-        following.kill()
+        said, _ = following.communicate(timeout=START_SECONDS)
     assert following.returncode != 0
     assert f"lost {TWO}: no beat of its launcher for 10 s" in said
     cluster.wait_for_the_end(20)

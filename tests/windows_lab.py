@@ -87,6 +87,18 @@ class Lab:
         """Pulls the PC's network cable (`down`), or plugs it in again (`up`)."""
         subprocess.run(["ip", "-n", pc, "link", "set", ADAPTER, state], check=True, capture_output=True)
 
+    def server(self, pc: str) -> int:
+        """The Linux process of the PC's WinRM server; all that Ansible starts on the PC sees its disks."""
+        return int((FOLDER / f"{pc}.pid").read_text())
+
+    def add_disk(self, pc: str, folder: Path, megabytes: int) -> Path:
+        """Puts a disk of its own below a folder of the PC, until the PC is made new; the folder as this machine sees it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        inside = ["nsenter", "--target", str(self.server(pc)), "--mount"]
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+        subprocess.run([*inside, *mount], check=True, capture_output=True)
+        return Path(f"/proc/{self.server(pc)}/root{folder}")
+
     def address(self, pc: str) -> str:
         return f"{NET}.{10 + int(pc.removeprefix(PREFIX))}"
 

@@ -26,11 +26,17 @@ def main() -> None:
     model = torch.nn.Linear(8, 1)
     data = torch.utils.data.TensorDataset(torch.rand(100_000, 8))
     loader = torch.utils.data.DataLoader(data, batch_size=4)
-    model, optimizer, loader = accelerator.prepare(model, torch.optim.SGD(model.parameters(), 0.01), loader)
+    model, optimizer, loader = accelerator.prepare(model, torch.optim.SGD(model.parameters(), 0.1), loader)
     print(f"rank {accelerator.process_index} of {accelerator.num_processes}", flush=True)
+    if accelerator.num_processes > 1:
+        backend = torch.distributed.get_backend()
+        print(f"rank {accelerator.process_index}: {type(model).__name__} over {backend}", flush=True)
     accelerator.init_trackers("bare", config={"max_steps": arguments.steps})
+    losses = []
     for step, (batch,) in enumerate(loader, start=1):
-        accelerator.backward(model(batch).pow(2).mean())
+        loss = model(batch).pow(2).mean()
+        losses.append(loss.item())
+        accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
         time.sleep(arguments.sleep)
@@ -41,6 +47,7 @@ def main() -> None:
             stand_still()
         if step == arguments.steps:
             break
+    accelerator.print(f"loss fell from {losses[0]:.4f} to {losses[-1]:.4f}" if losses[-1] < losses[0] else "loss rose")
     accelerator.print("secret is", "there" if os.environ.get("WANDB_API_KEY") else "not there")
     if accelerator.is_main_process:
         with open("result.txt", "w", encoding="utf-8") as file:
