@@ -241,10 +241,9 @@ class Rehearsal:
                 answers, silent = self.ask("measure", given, REACH_SECONDS + seconds)
                 problems += silent
                 found += [as_link(one, other, answers[one]) for one, other in way if one in answers]
-        own = {host.name: host for host in self.plan.hosts if host.processes > 1}  # their ranks speak over the loopback
-        given = {
-            name: {"address": host.address, "port": self.facts[name].port, "seconds": seconds}
-            for name, host in own.items()
+        given = {  # ranks of one host speak over its loopback
+            host.name: {"address": host.address, "port": self.facts[host.name].port, "seconds": seconds}
+            for host in self.plan.hosts
         }
         answers, silent = self.ask("measure", given, REACH_SECONDS + seconds)
         return found + [as_link(name, name, values) for name, values in answers.items()], problems + silent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -17,7 +18,7 @@ from winfleet.rehearsal_checks import mbits
 
 SHOWN_LINKS: Final = 12  # all of 4 hosts
 SLOWEST_LINKS: Final = 4  # of more hosts
-GUIDE: Final = ((1, 1), (4, 1), (8, 2), (16, 4))  # GPUs, nodes
+GUIDE: Final = ((1, 1, 1.0), (4, 1, 3.5), (8, 2, 6.5), (16, 4, 12.0))  # GPUs, nodes, speed-up that the guide names
 
 
 def ring_links(plan: Plan, links: Sequence[Link]) -> list[Link]:
@@ -127,11 +128,15 @@ def milliseconds(seconds: float) -> str:
 
 
 def guide_table(prediction: Prediction) -> str:
-    """The users' guide's own table, for these links and this kind of GPU: 1, 4, 8 and 16 GPUs on 1, 1, 2 and 4 nodes."""
-    rows = []
-    for ranks, nodes in GUIDE:
-        try:
+    """The users' guide's own table, for these links and this kind of GPU: 1, 4, 8 and 16 GPUs on 1, 1, 2 and 4 nodes.
+
+    Where one host alone was measured, its rows end there.
+    """
+    rows, named = [], ["the guide says"]
+    for ranks, nodes, speed_up in GUIDE:
+        with contextlib.suppress(PredictionError):
             rows.append(predict(prediction.measured, ranks, ranks // nodes))
-        except PredictionError:  # one host alone was measured
-            continue
-    return table(rows)
+            named.append(f"{speed_up:g}x")
+    lines = table(rows).splitlines()
+    width = max(map(len, lines))
+    return "\n".join(f"{line:<{width}}  {says}" for line, says in zip(lines, named, strict=True))
