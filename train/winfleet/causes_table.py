@@ -169,7 +169,7 @@ PACKAGES: Final = (
         cause="a package is not the one of the lock: it was changed on its way, or the index or wheel folder has another build",
         fix="where `uv_env_offline` is set, remove the folder wheels in the host's fleet_home and run again; else clear the host's cache of uv (`uv cache clean`), check the index or proxy in between, or run `make lock` if the lock is old",
         cause_ko="패키지가 잠금 파일의 것과 다릅니다. 도중에 바뀌었거나, 인덱스나 wheel 폴더에 다른 빌드가 있습니다",
-        fix_ko="`uv_env_offline`을 쓴다면 호스트의 fleet_home에서 wheels 폴더를 지우고 다시 실행하십시오. 아니라면 호스트의 uv 캐시를 비우고(`uv cache clean`), 중간의 인덱스나 프록시를 확인하고, 잠금 파일이 낡았다면 `make lock`을 실행하십시오",
+        fix_ko="`uv_env_offline`을 쓴다면 호스트의 `fleet_home`에서 wheels 폴더를 지우고 다시 실행하십시오. 아니라면 호스트의 uv 캐시를 비우고(`uv cache clean`), 중간의 인덱스나 프록시를 확인하고, 잠금 파일이 낡았다면 `make lock`을 실행하십시오",
     ),
     Row(
         code="index-certificate",
