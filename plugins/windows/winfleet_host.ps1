@@ -109,7 +109,8 @@ function Get-Gpu {
     # Name, driver, memory (MiB), compute capability and processes of each NVIDIA GPU; nothing where there is none.
     $rows = @(Invoke-NvidiaSmi -Line '--query-gpu=name,driver_version,memory.total,uuid,memory.free,compute_cap' -Cells 6)
     if (-not $rows) { $rows = @(Invoke-NvidiaSmi -Line '--query-gpu=name,driver_version,memory.total' -Cells 3) } # before 510
-    $users = if ($rows) { @(Invoke-NvidiaSmi -Line '--query-compute-apps=gpu_uuid,pid,process_name,used_gpu_memory' -Cells 4) } else { @() }
+    $users = @()
+    if ($rows) { $users = @(Invoke-NvidiaSmi -Line '--query-compute-apps=gpu_uuid,pid,process_name,used_gpu_memory' -Cells 4) }
     foreach ($row in $rows) {
         $mine = @($users | Where-Object { $row[3] -and $_[0] -eq $row[3] })
         @{
