@@ -333,6 +333,9 @@ class Rehearsal:
         for child in self.children:
             child.end()
         if is_mine(self.folder):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in (1, 2):  # Windows keeps a log that is open
+                os.dup2(nowhere, stream)
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
