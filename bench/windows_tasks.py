@@ -325,12 +325,12 @@ def measure_simulated(counts: Sequence[int], repeat: int) -> None:
     if few not in rows or most == few:
         return
     wall, cpu, marginal = (much / little for much, little in zip(rows[most], rows[few], strict=True))
-    met = "met" if marginal <= MOST_GROWTH else "missed"
+    met = "met" if cpu <= MOST_GROWTH else "missed"
     few_enough = "met" if tasks / most <= MOST_TASKS else "missed"
     print(f"\n{most} hosts, and {most} hosts / {few} hosts")
     print(f"  Windows tasks a host                 {tasks / most:g}  goal ≤ {MOST_TASKS}: {few_enough}")
-    print(f"  CPU seconds per host and task        {cpu:.3f}")
-    print(f"  the same without Ansible's start     {marginal:.3f}  goal ≤ {MOST_GROWTH}: {met}")
+    print(f"  CPU seconds per host and task        {cpu:.3f}  goal ≤ {MOST_GROWTH}: {met}")
+    print(f"  the same without Ansible's start     {marginal:.3f}")
     print(f"  seconds of the run                   {wall:.3f}  ({most / few:g} times the hosts)")
 
 

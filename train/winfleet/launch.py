@@ -44,7 +44,7 @@ from winfleet.status import Cause, StatusError, describe_failure, parse, plain
 log = logging.getLogger("winfleet")
 
 EXIT_CODES: Final = {"finished": 0, "failed": 1, "stopped": 3}
-DETACH_SECONDS: Final = 20.0
+DETACH_SECONDS: Final = 60.0  # a PC that is busy, or slow to import
 NO_WORK_HINT: Final = "\nhint: is there room on the disk, and may this user write there?"
 
 
