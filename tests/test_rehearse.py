@@ -359,3 +359,22 @@ def test_a_cluster_is_measured_predicted_and_refused_by_the_playbook(fleet: Flee
         assert not (fleet.home("worker1") / "runs" / "two" / "status.json").exists(), "no rank was started"
         assert not processes_with(str(fleet.folder))
         assert {path.name: path.stat().st_mtime_ns for path in (fleet.logs / ".rehearsals").iterdir()} == kept
+
+
+def test_a_run_on_limited_links_ends_with_a_report_whose_prediction_is_right(fleet: Fleet) -> None:
+    with made(3) as (controller, *workers):
+        fleet.variables.update(fleet_rehearsal=True, fleet_command="emulated_gpu.py --steps 40 --mib 2 --seconds 0.2")
+        for net, (_name, host) in zip(workers, fleet.hosts.items(), strict=True):
+            host["ansible_host"] = net.address
+            host["ansible_python_interpreter"] = str(python_in(net, fleet.folder / f"python-{net.name}"))
+            net.limit("tbf", "rate", "50mbit", "burst", "32k", "latency", "50ms")
+        fleet.before = controller.command()
+        done = fleet.play("deploy_and_train.yml", "fleet_run=limited")
+        assert done.returncode == 0, done.stdout
+    page = (fleet.logs / "limited" / "report.html").read_text("utf-8")
+    cells = r"</th>" + r'<td class="right">([^<]*)</td>' * 3
+    predicted, measured, difference = re.findall(rf"Samples per second{cells}", page)[0]
+    assert abs(float(difference.split()[0])) <= 10, f"predicted {predicted} samples/s, measured {measured}"
+    prediction = Prediction.from_json((fleet.logs / "limited" / "prediction.json").read_text("utf-8"))
+    assert prediction.planned.limit == "network"
+    assert prediction.planned.network_seconds > 0.15, "the network cannot be left out of the prediction"
