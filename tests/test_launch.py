@@ -193,19 +193,22 @@ def test_one_and_three_processes_make_one_world(copied: Path, kept: list[Cluster
     assert [log.read_text("utf-8").splitlines()[0] for log in logs] == [f"rank {rank} of 4" for rank in range(4)]
 
 
+def listening() -> set[tuple[str, int]]:
+    """(address as the kernel writes it, port) of every TCP listener of this machine."""
+    line = re.compile(r"^\s*\d+: ([0-9A-F]{8}):([0-9A-F]{4}) 00000000:0000 0A", re.MULTILINE)
+    return {(address, int(port, 16)) for address, port in line.findall(Path("/proc/net/tcp").read_text())}
+
+
 def test_gloo_and_our_own_ports_listen_on_the_plans_address_alone(copied: Path, kept: list[Cluster]) -> None:
     cluster = Cluster(copied, [1, 1], [str(SCRIPTS / "bare.py"), "--steps", "2000", "--sleep", "0.02"])
     kept.append(cluster)
     for machine_rank in (0, 1):
         cluster.start(machine_rank)
     wait_until(cluster.training, 40, "training")
-    listening = set(
-        re.findall(
-            r"^\s*\d+: ([0-9A-F]{8}):([0-9A-F]{4}) 00000000:0000 0A", Path("/proc/net/tcp").read_text(), re.MULTILINE
-        )
+    wait_until(  # the kernel's table is read piece by piece, and may lack a line while sockets come and go
+        lambda: {("0100007F", 29501), ("0100007F", 29502), ("0200007F", 29502)} <= listening(), 10, "our listeners"
     )
-    ours = {(address, int(port, 16)) for address, port in listening}
-    assert {("0100007F", 29501), ("0100007F", 29502), ("0200007F", 29502)} <= ours
+    ours = listening()
     dynamic = {address for address, port in ours if port > 32767}
     assert "0200007F" in dynamic, "gloo of pc2 listens on pc2's own address"
     for machine_rank in (0, 1):
