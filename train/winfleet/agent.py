@@ -192,6 +192,9 @@ def run_ranks(
         return result
 
     outcome = judge(run, rendezvous, host, folder, stop)
+    with contextlib.suppress(OSError):  # ranks that were through before the last look
+        board.tick()
+    halving.look()
     return say_memory(outcome, halving) if outcome.state == "failed" and halving.kept else outcome
 
 

@@ -39,6 +39,7 @@ from winfleet.timing import Clock, Mark, gradient_bytes, split, watch_waits
 from winfleet.trial import Stopwatch, watch
 
 WRITE_SECONDS: Final = 0.5
+JOIN_SECONDS: Final = 5.0
 RATE_SECONDS: Final = 10.0  # samples/s is the mean over this window
 STORE_SECONDS: Final = 60.0  # then torch waits in its own way
 STEP_KEYS: Final = ("max_steps", "total_steps", "max_train_steps", "num_training_steps")
@@ -74,14 +75,17 @@ class Meter:
         self._written_at = 0.0
         self._metrics: IO[str] | None = None
         self._writing = threading.Lock()
+        self._over = threading.Event()
+        self._beats: threading.Thread | None = None
         if folder is not None:
             self._metrics = (folder / f"metrics-rank{self.rank}.jsonl").open("a", encoding="utf-8", buffering=1)
-            threading.Thread(
+            self._beats = threading.Thread(
                 target=self._beat, args=[Teller(folder, self.rank)], daemon=True, name="winfleet-beat"
-            ).start()
+            )
+            self._beats.start()
 
     def _beat(self, teller: Teller) -> None:
-        while True:
+        while not self._over.wait(WRITE_SECONDS):
             with contextlib.suppress(OSError):  # a full disk must not end the beats
                 if place := teller.look():
                     self.values.update(place=place.text, waits=place.waits)
@@ -89,7 +93,6 @@ class Meter:
                 elif self._told_at != self.clock.moves:
                     self.values.update(place=None, waits=False)  # it has moved on
                 self.write()
-            time.sleep(WRITE_SECONDS)
 
     def write(self) -> None:
         """Writes rank<r>.json now."""
@@ -154,6 +157,11 @@ class Meter:
         """The script has ended, well or not: the last step is noted too."""
         if self._last and self._window:
             self._note_step(self._last)
+        self._over.set()
+        if self._beats is not None:
+            self._beats.join(
+                JOIN_SECONDS
+            )  # a thread that still runs while Python takes itself down may abort the process
         self.values["state"] = "ended"
         self.write()
 
