@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -54,6 +54,8 @@ for port in sys.argv[2:]:
         except OSError:
             print(port, "filtered", flush=True)
 """
+STARTS = 3
+NOT_STARTED = b"ShellExecuteEx"  # Wine's word for it in every language
 LISTEN = """
 import socket, sys
 held = [socket.create_server(("0.0.0.0", int(port))) for port in sys.argv[1:]]
@@ -486,6 +488,14 @@ class Lab:
                 ]
             elif name.lower().endswith((".cmd", ".bat")):
                 command = ["cmd.exe", "/c", path, *command[1:]]
+        for _ in range(STARTS):
+            code, was_started = self._run(pc, command)
+            if was_started:
+                break
+        return code
+
+    def _run(self, pc: str, command: list[str]) -> tuple[int, bool]:
+        """Exit code, and whether anything was started: Wine sometimes cannot start a program just after the boot."""
         folder = self.folder / pc / "drive_c/users" / self.settings.user
         with subprocess.Popen(
             self.inside(pc, "wine", *command), env=self.environment(pc), cwd=folder,
@@ -494,11 +504,13 @@ class Lab:
             # through pipes: Wine 8 hands some programs an invalid handle when their output is a file
             assert process.stdout
             assert process.stderr
-            errors = threading.Thread(target=hand_on, args=(process.stderr, sys.stderr.buffer))
+            said: list[bytes] = []
+            errors = threading.Thread(target=hand_on, args=(noted(process.stderr, said), sys.stderr.buffer))
             errors.start()
             hand_on(process.stdout, sys.stdout.buffer)
             errors.join()
-            return process.wait()
+            code = process.wait()
+        return code, code == 0 or not any(NOT_STARTED in line for line in said)
 
     def open(self, pc: str) -> None:
         """Opens a PC for Ansible as open.ps1 does."""
@@ -550,7 +562,14 @@ class Lab:
         (self.folder / "inventory.yml").write_text(text + "\n")
 
 
-def hand_on(source: IO[bytes], target: IO[bytes]) -> None:
+def noted(lines: Iterable[bytes], said: list[bytes]) -> Iterator[bytes]:
+    """The lines, which are kept in `said` as well."""
+    for line in lines:
+        said.append(line)
+        yield line
+
+
+def hand_on(source: Iterable[bytes], target: IO[bytes]) -> None:
     """Line by line: programs without a console print in the PC's code page, PowerShell in UTF-8."""
     for line in source:
         try:
