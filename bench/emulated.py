@@ -15,7 +15,6 @@ import json
 import multiprocessing
 import os
 import secrets
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ from typing import Any, Final
 import torch
 import torch.distributed as dist
 from far_switch import MTU, hardware_address, open_tap, switching
+from namespaces import Net, apart, join, run, switch_on
 from torch import Tensor, nn
 from winfleet import links
 from winfleet.allreduce import Link
@@ -36,7 +36,6 @@ from winfleet.plan import PROBE_PORT, RANKS_PORT
 from winfleet.runner import bind_gloo
 
 NETWORK: Final = "10.71.7"
-PREFIX: Final = "rg"
 CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 TIMEOUT: Final = timedelta(minutes=10)
 NICE: Final = -15  # ranks sleep nearly always; woken late beside other work, they would look like a slower network
@@ -86,13 +85,6 @@ class Case:
 # -- the network
 
 
-def run(*words: str) -> None:
-    """A command of the system. Raises BenchError with what it said."""
-    done = subprocess.run(words, check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise BenchError(f"{' '.join(words)}: {done.stderr.strip()}")
-
-
 def address(host: int) -> str:
     """Of a host, from 0 on."""
     return f"{NETWORK}.{host + 1}"
@@ -100,48 +92,32 @@ def address(host: int) -> str:
 
 @contextlib.contextmanager
 def network(case: Case) -> Iterator[list[str]]:
-    """Namespaces of the hosts, each behind a link to one switch. Needs root. Raises BenchError.
+    """Namespaces of the hosts, each behind a link to one switch. Needs root. Raises NetError.
 
     TCP is Reno, whatever this machine prefers: CUBIC, the default of Linux and Windows, does the same on short ways
     (RFC 9438, Reno-friendly region), and a namespace may always choose Reno.
     """
-    hub, names = f"{PREFIX}{os.getpid()}-hub", [f"{PREFIX}{os.getpid()}-{host}" for host in range(case.hosts)]
-    bits = f"{case.bytes_per_second * 8:.0f}bit"
-    limit = ("root", "tbf", "rate", bits, "burst", str(BURST), "limit")
+    limit = ("tbf", "rate", f"{case.bytes_per_second * 8:.0f}bit", "burst", str(BURST), "limit")
     with contextlib.ExitStack() as stack:
-        for name in (hub, *names):
-            run("ip", "netns", "add", name)
-            stack.callback(run, "ip", "netns", "delete", name)
-            run("ip", "-n", name, "link", "set", "lo", "up")
+        hub, nets = stack.enter_context(apart(case.hosts, NETWORK))
         if case.latency_seconds:
-            stack.enter_context(switching(_plug_taps(names), case.latency_seconds * case.factor))
+            stack.enter_context(switching(_plug_taps(nets), case.latency_seconds * case.factor))
         else:
-            _plug_bridge(hub, names, limit)
-        for host, name in enumerate(names):
-            run("ip", "-n", name, "address", "add", f"{address(host)}/24", "dev", "eth0")
-            run("ip", "-n", name, "link", "set", "eth0", "up")
-            run("ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv4.tcp_congestion_control=reno")
-            run("tc", "-n", name, "qdisc", "add", "dev", "eth0", *limit, str(OWN_QUEUE))
-        yield names
+            join(hub, nets, [*limit, str(SWITCH_QUEUE)])
+        for net in nets:
+            switch_on(net)
+            run(*net.command("sysctl", "-qw", "net.ipv4.tcp_congestion_control=reno"))
+            net.limit(*limit, str(OWN_QUEUE))
+        yield [net.name for net in nets]
 
 
-def _plug_bridge(hub: str, names: Sequence[str], limit: Sequence[str]) -> None:
-    run("ip", "-n", hub, "link", "add", "bridge", "type", "bridge")
-    run("ip", "-n", hub, "link", "set", "bridge", "up")
-    for host, name in enumerate(names):
-        port = f"port{host}"
-        run("ip", "-n", hub, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
-        run("ip", "-n", hub, "link", "set", port, "master", "bridge", "up")
-        run("tc", "-n", hub, "qdisc", "add", "dev", port, *limit, str(SWITCH_QUEUE))
-
-
-def _plug_taps(names: Sequence[str]) -> list[int]:
+def _plug_taps(nets: Sequence[Net]) -> list[int]:
     taps = []
-    for host, name in enumerate(names):
-        tap = f"{PREFIX}tap{host}"
+    for host, net in enumerate(nets):
+        tap = f"wftap{host}"
         taps.append(open_tap(tap))
-        run("ip", "link", "set", tap, "netns", name, "name", "eth0")
-        run("ip", "-n", name, "link", "set", "eth0", "address", hardware_address(host).hex(":"), "mtu", str(MTU))
+        run("ip", "link", "set", tap, "netns", net.name, "name", "eth0")
+        run("ip", "-n", net.name, "link", "set", "eth0", "address", hardware_address(host).hex(":"), "mtu", str(MTU))
     return taps
 
 

@@ -26,6 +26,7 @@ from typing import Final
 import emulated
 from emulated import BenchError, Case, address, measure_link, network, on_all_ranks, train
 from launch_against_torchrun import machine
+from namespaces import NetError
 from winfleet.allreduce import ddp_buckets
 from winfleet.plan import RANKS_PORT, Plan, lay_out_hosts
 from winfleet.prediction import HostSpeed, Measured, predict
@@ -243,7 +244,7 @@ def main() -> int:
         print(f"\nlargest error {worst:.1%}, goal ≤ {GOAL:.0%}: {verdict}; without overlap {naive:.0%}", flush=True)
         if not found.case:
             peers()
-    except BenchError as error:
+    except (BenchError, NetError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Final
 
 import psutil
+from namespaces import NetError, made, run
 from winfleet.folders import SHORT, digest, list_files
 from winfleet.plan import SWARM_PORT
 from winfleet.seeding import Share, seed
@@ -57,11 +58,6 @@ class Figure:
     sent: float = 0.0  # copies of the content that left the controller's link
 
 
-def run(*words: str) -> None:
-    """A command of the system. Raises CalledProcessError."""
-    subprocess.run(words, check=True, capture_output=True)
-
-
 def address(number: int) -> str:
     """Of a host, from 1 on; 0 is the controller."""
     return f"{NETWORK}.{number + 1}"
@@ -69,30 +65,10 @@ def address(number: int) -> str:
 
 @contextlib.contextmanager
 def network(hosts: int, mbit: int) -> Iterator[list[str]]:
-    """Namespaces of the controller and the hosts, each behind a link with a limit at both ends."""
-    prefix = f"wfb{os.getpid()}"
-    hub, names = f"{prefix}-hub", [f"{prefix}-{number}" for number in range(hosts + 1)]
-    made: list[str] = []
-    limit = ("root", "tbf", "rate", f"{mbit}mbit", "burst", "32k", "latency", "50ms")
-    try:
-        for name in (hub, *names):
-            run("ip", "netns", "add", name)
-            made.append(name)
-            run("ip", "-n", name, "link", "set", "lo", "up")
-        run("ip", "-n", hub, "link", "add", "bridge", "type", "bridge")
-        run("ip", "-n", hub, "link", "set", "bridge", "up")
-        for number, name in enumerate(names):
-            port = f"port{number}"
-            run("ip", "-n", hub, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
-            run("ip", "-n", hub, "link", "set", port, "master", "bridge", "up")
-            run("ip", "-n", name, "address", "add", f"{address(number)}/24", "dev", "eth0")
-            run("ip", "-n", name, "link", "set", "eth0", "up")
-            run("tc", "-n", hub, "qdisc", "add", "dev", port, *limit)
-            run("tc", "-n", name, "qdisc", "add", "dev", "eth0", *limit)
-        yield names
-    finally:
-        for name in made:
-            run("ip", "netns", "delete", name)
+    """Namespaces of the controller and the hosts, each behind a link with a limit at both ends. Raises NetError."""
+    limit = ("tbf", "rate", f"{mbit}mbit", "burst", "32k", "latency", "50ms")
+    with made(hosts + 1, NETWORK, limit) as nets:
+        yield [net.name for net in nets]
 
 
 def inside(name: str, *words: str) -> list[str]:
@@ -337,7 +313,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that namespaces and programs go with it
     try:
         compare(found.mb, found.mbit, found.hosts, found.ways)
-    except BenchError as error:
+    except (BenchError, NetError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

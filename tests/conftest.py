@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from namespaces import PROGRAMS
 
 if TYPE_CHECKING:
     from windows_lab import Lab, NewPc, Stock
@@ -27,6 +29,12 @@ ENVIRONMENT = {
     "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
     "ANSIBLE_NOCOLOR": "1",
 }
+
+
+needs_namespaces = pytest.mark.skipif(
+    os.geteuid() != 0 or not all(map(shutil.which, PROGRAMS)),
+    reason=f"needs root, {', '.join(PROGRAMS)}, for network namespaces",
+)
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import ENVIRONMENT
+from conftest import ENVIRONMENT, needs_namespaces
 from namespaces import Net, made
 from winfleet import links
 from winfleet.links import Link, LinkError, Listener, Target, bandwidth, reach, round_trip, rounds
@@ -148,6 +148,7 @@ def measure(source: Net, target: Net, port: int) -> dict[str, list[Any]]:
     return found
 
 
+@needs_namespaces
 def test_a_limit_and_a_direction_that_is_closed() -> None:
     with made(2) as (one, two), listening(one, two.address) as to_one, listening(two, one.address) as to_two:
         one.limit("tbf", "rate", "160mbit", "burst", "32k", "latency", "50ms")

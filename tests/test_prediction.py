@@ -4,14 +4,13 @@ import dataclasses
 import itertools
 import json
 import math
-import os
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 import torch
-from conftest import ENVIRONMENT, ROOT
+from conftest import ENVIRONMENT, ROOT, needs_namespaces
 from winfleet.advice import advise, halved, predict_run, with_cable, with_workers
 from winfleet.allreduce import (
     BUCKET,
@@ -300,7 +299,7 @@ def test_the_grid_never_falls_below_what_fewer_ranks_do_on_a_fast_network() -> N
     assert all(after > before for before, after in itertools.pairwise(rates))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for network namespaces")
+@needs_namespaces
 def test_a_real_step_between_namespaces_on_a_limited_link_takes_as_long_as_predicted() -> None:
     case = ["hosts=2", "gbit=1", "gradient_mib=8", "factor=8", "micro_batch_seconds=0.1", "steps=2"]
     words = [sys.executable, "bench/scaling.py", "--case", *case]

@@ -7,11 +7,12 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Fleet, processes_with
+from conftest import Fleet, needs_namespaces, processes_with
 from namespaces import Net, made
 from winfleet import peers
 from winfleet.links import Link, Target
@@ -316,17 +317,23 @@ def python_in(net: Net, script: Path) -> Path:
     return script
 
 
-def test_a_cluster_is_measured_predicted_and_refused_by_the_playbook(fleet: Fleet) -> None:
-    with made(3) as (controller, *workers):
-        fleet.variables.update(
-            fleet_rehearsal=True, fleet_rehearsal_steps=3, fleet_follow=False, fleet_command="bare.py --steps 100000"
-        )
-        for net, (_name, host) in zip(workers, fleet.hosts.items(), strict=True):
+@contextlib.contextmanager
+def on_hosts_of_their_own(fleet: Fleet, rate: str) -> Iterator[list[Net]]:
+    """The fleet's workers and its controller in namespaces, what leaves a worker limited (tc); the workers' namespaces."""
+    with made(1 + len(fleet.hosts)) as (controller, *workers):
+        for net, host in zip(workers, fleet.hosts.values(), strict=True):
             host["ansible_host"] = net.address
             host["ansible_python_interpreter"] = str(python_in(net, fleet.folder / f"python-{net.name}"))
-            net.limit("tbf", "rate", "400mbit", "burst", "32k", "latency", "50ms")
+            net.limit("tbf", "rate", rate, "burst", "32k", "latency", "50ms")
         fleet.before = controller.command()
+        fleet.variables["fleet_rehearsal"] = True
+        yield workers
 
+
+@needs_namespaces
+def test_a_cluster_is_measured_predicted_and_refused_by_the_playbook(fleet: Fleet) -> None:
+    fleet.variables.update(fleet_rehearsal_steps=3, fleet_follow=False, fleet_command="bare.py --steps 100000")
+    with on_hosts_of_their_own(fleet, "400mbit") as workers:
         measured = fleet.play("deploy_and_train.yml", "fleet_run=one")
         assert measured.returncode == 0, measured.stdout
         assert re.search(r"worker1 -> worker2 +3[5-9]\d +[0-9.]+\n +worker2 -> worker1 +3[5-9]\d", measured.stdout), (
@@ -361,14 +368,10 @@ def test_a_cluster_is_measured_predicted_and_refused_by_the_playbook(fleet: Flee
         assert {path.name: path.stat().st_mtime_ns for path in (fleet.logs / ".rehearsals").iterdir()} == kept
 
 
+@needs_namespaces
 def test_a_run_on_limited_links_ends_with_a_report_whose_prediction_is_right(fleet: Fleet) -> None:
-    with made(3) as (controller, *workers):
-        fleet.variables.update(fleet_rehearsal=True, fleet_command="emulated_gpu.py --steps 40 --mib 2 --seconds 0.2")
-        for net, (_name, host) in zip(workers, fleet.hosts.items(), strict=True):
-            host["ansible_host"] = net.address
-            host["ansible_python_interpreter"] = str(python_in(net, fleet.folder / f"python-{net.name}"))
-            net.limit("tbf", "rate", "50mbit", "burst", "32k", "latency", "50ms")
-        fleet.before = controller.command()
+    fleet.variables["fleet_command"] = "emulated_gpu.py --steps 40 --mib 2 --seconds 0.2"
+    with on_hosts_of_their_own(fleet, "50mbit"):
         done = fleet.play("deploy_and_train.yml", "fleet_run=limited")
         assert done.returncode == 0, done.stdout
     page = (fleet.logs / "limited" / "report.html").read_text("utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Fleet, wait_until
+from namespaces import run
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin")
 BOX, HERE = "10.91.7.2", "10.91.7.1"
@@ -16,10 +17,6 @@ pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or SSHD is None or shutil.which("ip") is None,
     reason="needs root, sshd (openssh-server) and ip (iproute2)",
 )
-
-
-def run(*words: str) -> None:
-    subprocess.run(words, check=True, capture_output=True)
 
 
 @pytest.fixture

@@ -1,0 +1,89 @@
+"""Hosts for benches and tests of the network: namespaces on one bridge, each with an address of its own. Needs root."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PROGRAMS = ("ip", "tc", "nft")
+
+
+class NetError(RuntimeError):
+    """A command of the network that failed, with what it said."""
+
+
+def run(*words: str) -> None:
+    """A command of the system. Raises NetError."""
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise NetError(f"{' '.join(words)}: {done.stderr.strip()}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Net:
+    """One namespace."""
+
+    name: str
+    address: str
+
+    def command(self, *words: str | Path) -> list[str]:
+        """The command line that runs the words there."""
+        return ["ip", "netns", "exec", self.name, *map(str, words)]
+
+    def limit(self, *words: str) -> None:
+        """Gives what leaves it a queue of tc."""
+        run("tc", "-n", self.name, "qdisc", "replace", "dev", "eth0", "root", *words)
+
+    def drop(self, rule: str) -> None:
+        """Drops what comes in and matches the rule of nft, until the rules are replaced; "" drops nothing."""
+        text = (
+            f"flush ruleset\ntable inet test {{ chain arriving {{ type filter hook input priority 0; {rule}\n}}\n}}\n"
+        )
+        subprocess.run(self.command("nft", "-f", "-"), input=text, text=True, check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def apart(count: int, network: str) -> Iterator[tuple[str, list[Net]]]:
+    """A namespace for a switch, and so many for hosts, that nothing joins yet. Raises NetError."""
+    prefix = f"wf{network.rpartition('.')[2]}-{os.getpid()}"
+    hub, nets = f"{prefix}-hub", [Net(name=f"{prefix}-{n}", address=f"{network}.{n + 1}") for n in range(count)]
+    with contextlib.ExitStack() as stack:
+        for name in (hub, *(net.name for net in nets)):
+            run("ip", "netns", "add", name)
+            stack.callback(run, "ip", "netns", "delete", name)
+            run("ip", "-n", name, "link", "set", "lo", "up")
+        yield hub, nets
+
+
+def join(hub: str, nets: Sequence[Net], limit: Sequence[str] = ()) -> None:
+    """A cable from each host to a bridge in the hub; `limit` is the queue (tc) of what the bridge sends. Raises NetError."""
+    run("ip", "-n", hub, "link", "add", "bridge", "type", "bridge")
+    run("ip", "-n", hub, "link", "set", "bridge", "up")
+    for number, net in enumerate(nets):
+        port = f"port{number}"
+        run("ip", "-n", hub, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", net.name)
+        run("ip", "-n", hub, "link", "set", port, "master", "bridge", "up")
+        if limit:
+            run("tc", "-n", hub, "qdisc", "add", "dev", port, "root", *limit)
+
+
+def switch_on(net: Net) -> None:
+    """Gives a host its address, once its adapter is there. Raises NetError."""
+    run("ip", "-n", net.name, "address", "add", f"{net.address}/24", "dev", "eth0")
+    run("ip", "-n", net.name, "link", "set", "eth0", "up")
+
+
+@contextlib.contextmanager
+def made(count: int, network: str = "10.71.1", limit: Sequence[str] = ()) -> Iterator[list[Net]]:
+    """So many hosts that reach each other; `limit` is the queue (tc) at both ends of every link. Raises NetError."""
+    with apart(count, network) as (hub, nets):
+        join(hub, nets, limit)
+        for net in nets:
+            switch_on(net)
+            if limit:
+                net.limit(*limit)
+        yield nets
