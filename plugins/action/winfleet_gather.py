@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from winfleet.causes import describe_unreachable
-from winfleet.fetching import fetch_during
+from winfleet.fetching import bring
 from winfleet.support import SupportError, choose_run
 
 
@@ -33,9 +31,7 @@ class ActionModule(ActionBase):
                 "run": choose_run(Path(given["logs"]).expanduser(), str(given["run"] or "")), "python": str(given["python"] or ""),
                 "address": socket.gethostbyname(str(given["address"])),
             }  # fmt: skip
-            slow = task_vars["ansible_connection"] in ("winrm", "psrp")
-            task = functools.partial(self._ask, archive, task_vars)
-            answer = fetch_during(task, asked, archive) if slow else task(asked)
+            answer = bring(self, "support", asked, archive, task_vars)
         except AnsibleError as error:
             answer = {"unreachable": True, "msg": str(error)}
         except (SupportError, OSError) as error:
@@ -48,13 +44,3 @@ class ActionModule(ActionBase):
         if problem:
             shutil.rmtree(archive.parent, ignore_errors=True)
         return {**result, "changed": False, "archive": "" if problem else str(archive), "problem": problem}
-
-    def _ask(self, archive: Path, task_vars: Any, asked: Mapping[str, Any]) -> dict[str, Any]:
-        call = {"operation": "support", "home": self._task.args["home"], "arguments": dict(asked)}
-        answer: dict[str, Any] = self._execute_module(
-            module_name="winfleet_host", module_args=call, task_vars=task_vars
-        )
-        if "archive" in answer and "token" not in asked:
-            self._connection.fetch_file(answer["archive"], str(archive))
-            self._remove_tmp_path(answer["folder"])
-        return answer

@@ -11,13 +11,13 @@ import os
 import platform
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
 from winfleet.files import write_atomic
 from winfleet.hardware import Gpu, Gpus, Network, ProcessUse
 from winfleet.plan import Host, Plan
+from winfleet.serving import Handler, Server, serving
 from winfleet.status import ENDED, Cause, Event, Rank, Status, known_fields, progress_line
 from winfleet.stuck import Lookout
 
@@ -54,47 +54,34 @@ class Board:
         self._stop = threading.Event()
         self._usage = (folder / "usage.jsonl").open("a", encoding="utf-8", buffering=1)
         self._thread = threading.Thread(target=self._run, daemon=True, name="winfleet-board")
-        self._server: ThreadingHTTPServer | None = None
+        self._served: contextlib.ExitStack | None = None  # once somebody may ask
 
     def serve(self, port: int) -> None:
         """Starts to answer GET /status.json, and /metrics for Prometheus, on the plan's address. Raises OSError where the port is taken."""
         board = self
 
-        class Handler(BaseHTTPRequestHandler):
-            timeout = 5
-
+        class Desk(Handler):
             def do_GET(self) -> None:
                 if self.path == "/metrics":
                     self.give_metrics()
                 elif self.path == "/status.json":
                     board.asked_at, status = time.monotonic(), board.status
-                    self.give(status.to_json().encode(), "application/json")
+                    self.answer(200, status.to_json(), "application/json")
                     if status.state in ENDED:
                         board.told.set()
                 else:
-                    self.send_error(404)
-
-            def give(self, body: bytes, kind: str) -> None:
-                self.send_response(200)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                    self.answer(404, "only /status.json and /metrics are here")
 
             def give_metrics(self) -> None:
                 try:
                     from winfleet.metrics import CONTENT_TYPE, expose
                 except ModuleNotFoundError:
-                    self.send_error(404, "prometheus_client is not installed in this environment")
+                    self.answer(404, "prometheus_client is not installed in this environment")
                     return
-                self.give(expose(board.status, time.time()), CONTENT_TYPE)
+                self.answer(200, expose(board.status, time.time()), CONTENT_TYPE)
 
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base's name)
-                """Reads are not worth a line."""
-
-        ThreadingHTTPServer.allow_reuse_address = os.name != "nt"  # on Windows it would let two servers share a port
-        self._server = ThreadingHTTPServer((self.host.address, port), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True, name="winfleet-http").start()
+        self._served = contextlib.ExitStack()
+        self._served.enter_context(serving(Server(self.host.address, port, Desk)))
 
     def start(self) -> None:
         """Writes the first status now and the next ones from a thread."""
@@ -210,14 +197,13 @@ class Board:
             self.say(f"Run {state}", event=True)
             write_atomic(self.folder / "status.json", self.status.to_json())
         self._usage.close()
-        if self._server is not None:
+        if self._served is not None:
             # a run of a second may be over before its first reader comes
             now = time.monotonic()
             wait = LINGER_SECONDS if self.asked_at else self._begun + FIRST_SECONDS - now
             if not self.console and (not self.asked_at or now - self.asked_at < LINGER_SECONDS):
                 self.told.wait(max(0.0, wait))
-            self._server.shutdown()
-            self._server.server_close()
+            self._served.close()
 
 
 def count(number: int, noun: str) -> str:

@@ -1,4 +1,4 @@
-"""The controller's side of outputs.hand_over(): fetches an archive from a host by HTTP while a task there offers it."""
+"""Brings an archive that a host packs to the controller: over the connection, or by HTTP where that is too slow for files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,33 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from winfleet.plan import SWARM_PORT
+
+SLOW: Final = ("winrm", "psrp")
+
+
+def bring(
+    action: Any, operation: str, given: Mapping[str, Any], archive: Path, task_vars: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Runs winfleet_host's operation, which packs something, and brings it to `archive`; what the operation answered.
+
+    `action` is the Ansible action that asks. A slow connection's host hands it over by HTTP (outputs.hand_over) at
+    `given["address"]`.
+    """
+
+    def task(asked: Mapping[str, Any]) -> dict[str, Any]:
+        call = {"operation": operation, "home": action._task.args["home"], "arguments": dict(asked)}
+        answer: dict[str, Any] = action._execute_module(
+            module_name="winfleet_host", module_args=call, task_vars=task_vars
+        )
+        if "archive" in answer and "token" not in asked:
+            action._connection.fetch_file(answer["archive"], str(archive))
+            action._remove_tmp_path(answer["folder"])
+        return answer
+
+    return fetch_during(task, given, archive) if task_vars["ansible_connection"] in SLOW else task(given)
 
 
 def fetch_during(

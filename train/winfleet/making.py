@@ -18,7 +18,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +26,7 @@ from winfleet.files import held, send_output_to, write_atomic
 from winfleet.folders import SHORT
 from winfleet.plan import STATUS_PORT
 from winfleet.runs import HostError
+from winfleet.serving import Handler, Server, serving
 
 PATH: Final = "/environment.json"
 SEEN: Final = "?seen"  # behind it: who asks has read the end
@@ -113,36 +113,24 @@ class Teller:
         """Answers while something is done; at the end, until the end was told. Without the port it is done all the same."""
         teller = self
 
-        class Handler(BaseHTTPRequestHandler):
-            timeout = 5
-
+        class Asked(Handler):
             def do_GET(self) -> None:
                 if self.path not in (PATH, PATH + SEEN):
-                    self.send_error(404)
+                    self.answer(404, f"only {PATH} is here")
                     return
-                body = teller.to_json().encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                self.answer(200, teller.to_json())
                 if self.path.endswith(SEEN):
                     teller.told.set()
 
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base's name)
-                """Reads are not worth a line."""
-
-        ThreadingHTTPServer.allow_reuse_address = os.name != "nt"  # on Windows it would let two servers share a port
         try:
-            server = ThreadingHTTPServer((address, port), Handler)
+            server = Server(address, port, Asked)
         except OSError as error:
             print(f"nobody can ask how far it is: {address}:{port}: {error}", file=sys.stderr, flush=True)
             yield
             return
-        with server:
-            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
+        with serving(server):
             yield
             self.told.wait(TELL_SECONDS)
-            server.shutdown()
 
 
 def run_job(job: Path, port: int = STATUS_PORT) -> int:

@@ -11,12 +11,12 @@ import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .folders import SHORT
 from .runs import read_status, state_of
+from .serving import Handler, Server, serving
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -88,12 +88,10 @@ def hand_over(archive: Path, address: str, port: int, token: str, seconds: float
     """
     fetched = threading.Event()
 
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 30
-
+    class Desk(Handler):
         def do_GET(self) -> None:
             if not hmac.compare_digest(self.path.encode(), f"/{token}".encode()):
-                self.send_error(404)
+                self.answer(404, "nothing of that name is here")
                 return
             self.send_response(200)
             self.send_header("Content-Length", str(archive.stat().st_size))
@@ -102,12 +100,5 @@ def hand_over(archive: Path, address: str, port: int, token: str, seconds: float
                 shutil.copyfileobj(file, self.wfile)
             fetched.set()
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base's name)
-            """Reads are not worth a line."""
-
-    ThreadingHTTPServer.allow_reuse_address = os.name != "nt"  # on Windows it would let two servers share a port
-    with ThreadingHTTPServer((address, port), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        fetched.wait(seconds)
-        server.shutdown()
-    return fetched.is_set()
+    with serving(Server(address, port, Desk)):
+        return fetched.wait(seconds)

@@ -19,14 +19,13 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from winfleet.folders import FolderError, unpack
+from winfleet.serving import SILENT_SECONDS, Handler, Server, serving
 
 BLOCK_BYTES: Final = 2**20
-SILENT_SECONDS: Final = 30.0  # a sender that stops in the middle is dropped
 MAX_ANSWER: Final = 100_000
 
 
@@ -41,53 +40,6 @@ class Wanted:
     target: Path  # there whole or not at all
     expected: str  # its digest, 64 hex digits
     limit_bytes: int  # of the archive
-
-
-class Server(ThreadingHTTPServer):
-    """Listens on one address and serves the allowed addresses alone."""
-
-    daemon_threads = True
-    allow_reuse_address = os.name != "nt"  # on Windows another process could take the port over
-
-    def __init__(
-        self, address: str, port: int, allowed: Collection[str], handler: type[BaseHTTPRequestHandler]
-    ) -> None:
-        self.allowed = frozenset(allowed)
-        super().__init__((address, port), handler)
-
-    def server_bind(self) -> None:
-        """Binds the address."""
-        # HTTPServer's own asks the name server for this host's name, which takes seconds where there is none
-        socket.socket.setsockopt(self.socket, socket.SOL_SOCKET, socket.SO_REUSEADDR, int(self.allow_reuse_address))
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 (socketserver's)
-        """Whether the peer may speak at all."""
-        return client_address[0] in self.allowed
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A sender that goes away is no news here; the result tells what is missing."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers in one piece and says nothing on the console."""
-
-    timeout = SILENT_SECONDS
-
-    def answer(self, status: int, text: str) -> None:
-        """The whole answer; the connection ends with it."""
-        body = text.encode("utf-8", "replace")
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(body)
-        self.close_connection = True
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class calls it so)
-        """Nothing: what happened is in the result."""
 
 
 def wait_for_port(address: str, port: int, seconds: float = 20.0) -> None:
@@ -122,12 +74,8 @@ def tell(address: str, port: int, text: str, allowed: Collection[str], seconds: 
             self.answer(200, text)
             told.set()
 
-    with Server(address, port, allowed, Teller) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        try:
-            return told.wait(seconds)
-        finally:
-            server.shutdown()
+    with serving(Server(address, port, Teller, allowed)):
+        return told.wait(seconds)
 
 
 def ask(address: str, port: int, timeout: float = 1.0) -> str | None:
@@ -153,7 +101,7 @@ class _TakingServer(Server):
         self.token, self.missing = token, {folder.expected: folder for folder in wanted if not folder.target.exists()}
         self.lock = threading.Lock()  # one archive at a time
         self.last = time.monotonic()  # when something arrived
-        super().__init__(address, port, allowed, _Taker)
+        super().__init__(address, port, _Taker, allowed)
 
 
 class _Taker(Handler):
@@ -209,18 +157,15 @@ def receive(
     Only who comes from an allowed address and knows the token may send, only what is wanted, and no more bytes than
     its limit. Raises ReceiverError where nothing that was good arrived for `patience_seconds`.
     """
-    with _TakingServer(address, port, allowed, token, wanted) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        try:
-            while server.missing:
-                if time.monotonic() - server.last > patience_seconds:
-                    raise ReceiverError(
-                        f"nothing came to {address}:{port} for {patience_seconds:.0f} s\n"
-                        f"hint: let the controller reach TCP port {port} of this host"
-                    )
-                time.sleep(0.05)
-        finally:
-            server.shutdown()
+    server = _TakingServer(address, port, allowed, token, wanted)
+    with serving(server):
+        while server.missing:
+            if time.monotonic() - server.last > patience_seconds:
+                raise ReceiverError(
+                    f"nothing came to {address}:{port} for {patience_seconds:.0f} s\n"
+                    f"hint: let the controller reach TCP port {port} of this host"
+                )
+            time.sleep(0.05)
 
 
 def send(

@@ -37,7 +37,8 @@ from winfleet.folders import digest
 from winfleet.launch import fill_in, prepare_environment, prepare_work
 from winfleet.links import LinkError, Listener, Target, bandwidth, reach, round_trip
 from winfleet.plan import PROBE_PORT, Host, Plan, PlanError
-from winfleet.receiver import Handler, ReceiverError, Server, as_object, wait_for_port
+from winfleet.receiver import ReceiverError, as_object, wait_for_port
+from winfleet.serving import Handler, Server, serving
 from winfleet.status import plain
 
 QUIET_SECONDS: Final = 15.0  # without a word from the controller, then this ends
@@ -351,7 +352,7 @@ class Desk(Handler):
     timeout = 10
     rehearsal: Rehearsal
 
-    def do_GET(self) -> None:  # noqa: N802 (the base class calls it so)
+    def do_GET(self) -> None:
         """A result, or the time."""
         if not self._known():
             return
@@ -362,7 +363,7 @@ class Desk(Handler):
         found = self.rehearsal.results.get(number)
         self.answer(404 if found is None else 200, json.dumps(found))
 
-    def do_POST(self) -> None:  # noqa: N802 (the base class calls it so)
+    def do_POST(self) -> None:
         """Begins something, or ends all."""
         length = self.headers.get("Content-Length", "")
         if not self._known():
@@ -402,15 +403,13 @@ def serve(rehearsal: Rehearsal) -> None:
     job, address = rehearsal.job, rehearsal.host.address
     wait_for_port(address, job.port)
     handler = type("OwnDesk", (Desk,), {"rehearsal": rehearsal})
-    with Server(address, job.port, rehearsal.allowed, handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    with serving(Server(address, job.port, handler, rehearsal.allowed)):
         write_atomic(rehearsal.folder / "ready", "")
         begin = time.monotonic()
         while not rehearsal.over.wait(0.1):
             now = time.monotonic()
             if now - rehearsal.heard > QUIET_SECONDS or now - begin > LIMIT_SECONDS or not is_mine(rehearsal.folder):
                 break
-        server.shutdown()
 
 
 def main() -> None:

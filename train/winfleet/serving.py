@@ -1,0 +1,73 @@
+"""What every small HTTP server of ours has in common. Standard library alone, as it is for hosts with nothing installed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Collection, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Final
+
+SILENT_SECONDS: Final = 30.0  # a peer that stops in the middle is dropped
+POLL_SECONDS: Final = 0.05
+
+
+class Server(ThreadingHTTPServer):
+    """Listens on one address; where `allowed` is given it serves these addresses alone. Raises OSError where it cannot be had."""
+
+    daemon_threads = True
+    allow_reuse_address = os.name != "nt"  # on Windows another process could take the port over
+
+    def __init__(
+        self, address: str, port: int, handler: type[BaseHTTPRequestHandler], allowed: Collection[str] | None = None
+    ) -> None:
+        self.allowed = None if allowed is None else frozenset(allowed)
+        super().__init__((address, port), handler)
+
+    def server_bind(self) -> None:
+        """Binds the address."""
+        # HTTPServer's own asks the name server for this host's name, which takes seconds where there is none
+        socket.socket.setsockopt(self.socket, socket.SOL_SOCKET, socket.SO_REUSEADDR, int(self.allow_reuse_address))
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 (socketserver's)
+        """Whether the peer may speak at all."""
+        return self.allowed is None or client_address[0] in self.allowed
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Who goes away is no news here; who served tells what is missing."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers in one piece and says nothing on the console."""
+
+    timeout = SILENT_SECONDS
+
+    def answer(self, status: int, text: str | bytes, kind: str = "text/plain; charset=utf-8") -> None:
+        """The whole answer; the connection ends with it."""
+        body = text.encode("utf-8", "replace") if isinstance(text, str) else text
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class calls it so)
+        """Nothing."""
+
+
+@contextlib.contextmanager
+def serving(server: Server) -> Iterator[None]:
+    """Serves from a thread meanwhile; the port is free afterwards."""
+    with server:
+        threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), daemon=True, name="winfleet-http").start()
+        try:
+            yield
+        finally:
+            server.shutdown()
