@@ -193,7 +193,7 @@ def test_one_fault_is_one_line_with_its_fix(case: str) -> None:
 @pytest.mark.parametrize(
     "told",
     [
-        {"skew_seconds": 70.0, "skew_error_seconds": 12.0},  # a task took 24 s, so it may be 58
+        {"skew_seconds": 40.0, "skew_error_seconds": 12.0},  # a task took 24 s, so it may be 28
         {"gpus": [{**OLD, "driver": "560.94"}]},  # whose newest build is cu129
         {"gpus": [stranger(mib=900)], "going_on": ["r"]},
         {"gpus": [{**RTX, "processes": [{"name": "explorer.exe", "pid": 4, "mib": None}]}]},

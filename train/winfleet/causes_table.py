@@ -218,7 +218,7 @@ PACKAGES: Final = (
     ),
     Row(
         code="torch-differs",
-        symptom=r"does not satisfy the lock|torch \d\S* \(the other hosts have",
+        symptom=r"does not satisfy the lock|: torch \d\S*(, (the other \d|\d+ of)| on )",
         shows="C:/Python311/python.exe does not satisfy the lock: torch is 2.12.1, the lock says 2.13.0",
         cause="this Python has other packages than the lock, so the hosts would not run the same torch",
         fix="install train/constraints.txt into it, or leave uv_env_python empty, so that each host gets the locked packages",

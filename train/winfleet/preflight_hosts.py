@@ -21,7 +21,7 @@ OUR_PORTS: Final = (29500, 29504)
 WINDOWS_DYNAMIC: Final = (49152, 65535)
 SET_UP: Final = "ansible-playbook worker_setup.yml -i INVENTORY"
 
-SKEW_SECONDS: Final = 60  # less is within what a slow task can measure
+SKEW_SECONDS: Final = 30  # what a slow task cannot measure comes off before
 FREE_MEMORY_GIB: Final = 2  # torch and one small model
 SLOW_MBIT: Final = 1000
 STRANGER_MIB: Final = 1024  # below it is a desktop
@@ -202,11 +202,15 @@ def check_clock(name: str, found: Found) -> list[Problem]:
     """Certificates, logs and leases need clocks that agree about as well as people's do."""
     if found.skew_seconds is None or abs(found.skew_seconds) - found.skew_error_seconds <= SKEW_SECONDS:
         return []
-    seconds = abs(found.skew_seconds)
-    far = f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} s"
-    what = f"its clock is {far} {'ahead of' if found.skew_seconds > 0 else 'behind'} this machine's"
+    return [say_skew(name, found.skew_seconds, "this machine's")]
+
+
+def say_skew(where: str, seconds: float, others: str) -> Problem:
+    """A clock that is so many seconds ahead of another one, or behind it."""
+    far = f"{abs(seconds) / 60:.0f} minutes" if abs(seconds) >= 120 else f"{abs(seconds):.0f} s"
+    what = f"its clock is {far} {'ahead of' if seconds > 0 else 'behind'} {others}"
     hint = "set it (Windows: Settings, Time, Sync now, or `w32tm /resync`; Linux: `timedatectl set-ntp true`)"
-    return [Problem(where=name, check="clock", what=what, hint=hint)]
+    return Problem(where=where, check="clock", what=what, hint=hint)
 
 
 def check_power(name: str, found: Found) -> list[Problem]:

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from winfleet.comparisons import minor, name_odd
+from winfleet.folders import SHORT
 from winfleet.links import Link, Target
 from winfleet.plan import AGENTS_PORT, RANKS_PORT, STATUS_PORT, Plan
-from winfleet.preflight_hosts import PORT_MEANINGS
+from winfleet.preflight_hosts import PORT_MEANINGS, SKEW_SECONDS, say_skew
 from winfleet.problems import Problem
 from winfleet.status import plain
 
-CLOCK_SECONDS: Final = 30.0  # a larger difference mixes up events and metrics, and spoils certificates
 SLOW_NAME_SECONDS: Final = 2.0
 SLOW_LINK: Final = 0.5  # of the cluster's median link: a bad cable, a port of 100 Mbit/s, Wi-Fi
 MOST_PACKAGES: Final = 2_000
@@ -131,35 +132,22 @@ def check_ports(refused: Mapping[str, Mapping[str, str]], plan: Plan) -> list[Pr
 # -- what must be the same
 
 
-def odd_ones(values: Mapping[str, str]) -> tuple[str, list[str]]:
-    """(what most hosts have, the hosts that have something else); of a tie what the first host has."""
-    counts = collections.Counter(values.values())
-    usual = max(counts, key=lambda value: counts[value]) if counts else ""  # the first of equals, in the hosts' order
-    return usual, [name for name, value in values.items() if value != usual]
-
-
 def check_versions(facts: Mapping[str, Facts]) -> list[Problem]:
     """The same Python and packages everywhere; a local part, as +cu129 or +cu130, tells builds of one version apart."""
-    problems = []
-    usual, odd = odd_ones({name: ".".join(found.python.split(".")[:2]) for name, found in facts.items()})
-    for name in odd:
-        what = f"Python {facts[name].python}, the other hosts have {usual}"
-        problems.append(_odd(name, what, "versions", "let uv make its environment: leave uv_env_python empty"))
+    pythons = {name: found.python for name, found in facts.items()}
+    problems = name_odd(
+        {name: minor(python) for name, python in pythons.items()}, shown=pythons, check="versions", thing="Python",
+        hint="let uv make the environment: leave uv_env_python empty",
+    )  # fmt: skip
     shared = set.intersection(*(set(found.packages) for found in facts.values())) - set(TOOLS) if facts else set()
-    different: dict[str, list[str]] = collections.defaultdict(list)
-    for package in sorted(shared, key=lambda package: (package != "torch", package)):
-        usual, odd = odd_ones({name: found.packages[package].partition("+")[0] for name, found in facts.items()})
-        for name in odd:
-            different[name].append(f"{package} {facts[name].packages[package]} (the other hosts have {usual})")
-    for name, lines in different.items():
-        more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
-        hint = f"remove the newest folder below env/ of fleet_home on {name} and deploy again; it is made anew from the lock"
-        problems.append(_odd(name, ", ".join(lines[:SHOWN]) + more, "versions", hint))
+    has = {package: {name: found.packages[package] for name, found in facts.items()} for package in shared}
+    public = {package: {name: each.partition("+")[0] for name, each in has[package].items()} for package in shared}
+    different = [package for package in shared if len(set(public[package].values())) > 1]
+    hint = "remove the newest folder below env/ of fleet_home there and deploy again; it is made anew from the lock"
+    hint += f" ({len(different)} packages differ)" if len(different) > SHOWN else ""
+    for package in sorted(different, key=lambda package: (package != "torch", package))[:SHOWN]:
+        problems += name_odd(public[package], shown=has[package], check="versions", thing=package, hint=hint)
     return problems
-
-
-def _odd(where: str, what: str, check: str, hint: str) -> Problem:
-    return Problem(where=where, what=what, check=check, hint=hint)
 
 
 def check_folders(facts: Mapping[str, Facts], plan: Plan) -> list[Problem]:
@@ -168,31 +156,28 @@ def check_folders(facts: Mapping[str, Facts], plan: Plan) -> list[Problem]:
     for kind, expected in (("code", plan.code), ("data", plan.data)):
         if expected is None:
             continue
+        place = f"{kind}/{expected}"
         found = {name: host.folders.get(kind, ("", True)) for name, host in facts.items()}
-        wrong = {name: digest for name, (digest, whole) in found.items() if whole and not digest.startswith(expected)}
-        _, odd = odd_ones({name: digest for name, (digest, whole) in found.items() if not whole})
-        for name in [*wrong, *odd]:
-            has = f"the digest {found[name][0][:12]}" if found[name][0] else "nothing"
-            problems.append(_odd(
-                name, f"{kind}/{expected} there has {has}, not what was sent", "data",
-                f"remove {kind}/{expected} below fleet_home of {name} and deploy again; runs never write there",
-            ))  # fmt: skip
+        for name, (value, whole) in found.items():
+            if whole and not value.startswith(expected):
+                has = f"the digest {value[:SHORT]}" if value else "nothing"
+                problems.append(Problem(
+                    where=name, what=f"{place} there has {has}, not what was sent", check="data",
+                    hint=f"remove {place} below fleet_home of {name} and deploy again; runs never write there",
+                ))  # fmt: skip
+        problems += name_odd(
+            {name: value[:SHORT] for name, (value, whole) in found.items() if not whole}, check="data",
+            thing=f"{place} with names and sizes", hint=f"remove {place} below fleet_home there and deploy again",
+        )  # fmt: skip
     return problems
 
 
 def check_clocks(skews: Mapping[str, float]) -> list[Problem]:
     """Clocks near the controller's (seconds ahead of it); where all hosts agree on another time, it is the controller's."""
-    hint = "set it by a time server: `w32tm /resync` on Windows, `timedatectl set-ntp true` on Linux"
-    odd = {name: skew for name, skew in skews.items() if abs(skew) > CLOCK_SECONDS}
-    if len(odd) == len(skews) > 1 and max(skews.values()) - min(skews.values()) < CLOCK_SECONDS:
-        odd = {"controller": -statistics.median(skews.values())}
-    return [
-        Problem(
-            where=name, check="clock", hint=hint,
-            what=f"its clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} {'the hosts' if name == 'controller' else 'the controller'}",
-        )
-        for name, skew in odd.items()
-    ]  # fmt: skip
+    odd = {name: skew for name, skew in skews.items() if abs(skew) > SKEW_SECONDS}
+    if len(odd) == len(skews) > 1 and max(skews.values()) - min(skews.values()) < SKEW_SECONDS:
+        return [say_skew("controller", -statistics.median(skews.values()), "the hosts'")]
+    return [say_skew(name, skew, "the controller's") for name, skew in odd.items()]
 
 
 # -- what does not keep a cluster from training, but should be known
