@@ -31,7 +31,7 @@ from far_switch import MTU, hardware_address, open_tap, switching
 from namespaces import Net, apart, join, run, switch_on
 from torch import Tensor, nn
 from winfleet import links
-from winfleet.allreduce import Link
+from winfleet.allreduce import RingLink
 from winfleet.plan import PROBE_PORT, RANKS_PORT
 from winfleet.runner import bind_gloo
 
@@ -308,16 +308,16 @@ def on_all_ranks(case: Case, names: Sequence[str], function: Callable[..., Any],
 # -- a link
 
 
-def measure_link(names: Sequence[str], seconds: float = 2.0) -> Link:
+def measure_link(names: Sequence[str], seconds: float = 2.0) -> RingLink:
     """The link from the second host to the first, as a rehearsal measures it (winfleet.links). Raises BenchError."""
     fork = multiprocessing.get_context("fork")
     listens, measured, token = fork.Event(), fork.Event(), secrets.token_hex(8)
     _, link = in_namespaces(names[:2], _link_end, [(host, token, seconds, listens, measured) for host in range(2)])
-    assert isinstance(link, Link)
+    assert isinstance(link, RingLink)
     return link
 
 
-def _link_end(host: int, token: str, seconds: float, listens: Event, measured: Event) -> Link | None:
+def _link_end(host: int, token: str, seconds: float, listens: Event, measured: Event) -> RingLink | None:
     if host == 0:
         listener = links.Listener(address(0), PROBE_PORT, token, [address(1)])
         listens.set()
@@ -328,7 +328,7 @@ def _link_end(host: int, token: str, seconds: float, listens: Event, measured: E
         listens.wait(TIMEOUT.total_seconds())
         target = (address(0), PROBE_PORT, token)
         latency = links.round_trip(*target) / 2
-        return Link(bytes_per_second=links.bandwidth(*target, seconds), latency_seconds=latency)
+        return RingLink(bytes_per_second=links.bandwidth(*target, seconds), latency_seconds=latency)
     finally:
         measured.set()
 

@@ -16,8 +16,8 @@ from winfleet.allreduce import (
     BUCKET,
     FIRST_BUCKET,
     MIB,
-    Link,
     PredictionError,
+    RingLink,
     ddp_buckets,
     even_buckets,
     overlapped,
@@ -26,7 +26,7 @@ from winfleet.allreduce import (
 )
 from winfleet.prediction import AllReduce, HostSpeed, Measured, Prediction, predict, predict_averaging, table
 
-GIGABIT = Link(bytes_per_second=117e6, latency_seconds=1e-4)
+GIGABIT = RingLink(bytes_per_second=117e6, latency_seconds=1e-4)
 
 
 def pc(number: int, **values: Any) -> HostSpeed:
@@ -60,7 +60,7 @@ def test_a_large_all_reduce_is_bound_by_bandwidth_and_a_small_one_by_round_trips
         large = 2 * (ranks - 1) / ranks * 100 * MIB / 117e6
         assert ring_seconds(100 * MIB, ranks, GIGABIT) == pytest.approx(large, rel=0.02)
         assert wire_seconds(100 * MIB, ranks, GIGABIT) == pytest.approx(large)
-        far = Link(bytes_per_second=117e6, latency_seconds=0.05)
+        far = RingLink(bytes_per_second=117e6, latency_seconds=0.05)
         # a round trip for each of 2(R - 1) steps
         assert ring_seconds(4, ranks, far) == pytest.approx(2 * (ranks - 1) * 2 * 0.05, rel=0.01)
 
@@ -75,7 +75,7 @@ def test_a_large_all_reduce_is_bound_by_bandwidth_and_a_small_one_by_round_trips
     ],
 )  # fmt: skip
 def test_an_all_reduce_takes_what_gloos_took(ranks: int, latency: float, kib: int, seconds: float) -> None:
-    link = Link(bytes_per_second=9.99e6, latency_seconds=latency)
+    link = RingLink(bytes_per_second=9.99e6, latency_seconds=latency)
     assert ring_seconds(kib * 1024, ranks, link) == pytest.approx(seconds, rel=0.08)
 
 
@@ -113,7 +113,7 @@ def test_ranks_of_one_host_share_a_card_without_more_traffic() -> None:
     narrow = measured(*(pc(number) for number in range(8)))
     assert predict(wide).step_seconds == pytest.approx(predict(narrow).step_seconds)
     assert predict(wide, 4).network_seconds == 0.0, "one host alone, and nothing known of its own link"
-    local = Link(bytes_per_second=1e9, latency_seconds=1e-5)
+    local = RingLink(bytes_per_second=1e9, latency_seconds=1e-5)
     assert predict(dataclasses.replace(wide, local=local), 4).network_seconds > 0.0
     assert predict(measured(), 16, ranks_per_host=4).hosts == 4
 
@@ -155,12 +155,12 @@ def test_more_bandwidth_and_accumulation_never_cost_and_more_bytes_never_gain(ra
     def speeds(cases: list[Measured]) -> list[float]:
         return [predict(case, ranks).samples_per_second for case in cases]
 
-    links = [Link(bytes_per_second=bandwidth, latency_seconds=2e-4) for bandwidth in (1e7, 1e8, 3e8, 1e9, 1e10)]
+    links = [RingLink(bytes_per_second=bandwidth, latency_seconds=2e-4) for bandwidth in (1e7, 1e8, 3e8, 1e9, 1e10)]
     for found in (
         speeds([measured(link=link) for link in links]),
         speeds([measured(accumulation=accumulation) for accumulation in (1, 2, 4, 64)]),
         speeds([measured(gradient_bytes=size) for size in (10**9, 10**8, 10**7, 10**6, 1, 0)]),
-        speeds([measured(link=Link(bytes_per_second=1e9, latency_seconds=late)) for late in (1.0, 0.1, 1e-3, 0.0)]),
+        speeds([measured(link=RingLink(bytes_per_second=1e9, latency_seconds=late)) for late in (1.0, 0.1, 1e-3, 0.0)]),
     ):
         assert found == sorted(found)
     assert speeds([measured(gradient_bytes=0)])[0] == pytest.approx(ranks * 8 / 0.3)
@@ -170,7 +170,7 @@ def test_units_cancel() -> None:
     """Links and compute slowed by one common factor: a step takes as many times as long, and nothing else changes."""
     slow = measured(
         pc(1, micro_batch_seconds=30.0), pc(2, micro_batch_seconds=30.0),
-        link=Link(bytes_per_second=1.17e6, latency_seconds=1e-2),
+        link=RingLink(bytes_per_second=1.17e6, latency_seconds=1e-2),
     )  # fmt: skip
     for ranks in (1, 2, 8):
         one, hundred = predict(measured(), ranks), predict(slow, ranks)
@@ -216,7 +216,7 @@ def test_one_host_is_predicted_as_far_as_it_reaches() -> None:
 def test_a_prediction_survives_its_way() -> None:
     made = predict_run(measured(
         pc(1, ranks=2, backward_seconds=0.2), pc(2, data_seconds=0.1, kind="연구실"), accumulation=2, bucket_bytes=(1, 2),
-        local=Link(bytes_per_second=3e9),
+        local=RingLink(bytes_per_second=3e9),
         all_reduces=(AllReduce(size_bytes=100, ranks=3, hosts=2, seconds=0.1),),
     ))  # fmt: skip
     assert Prediction.from_json(made.to_json()) == made
@@ -242,8 +242,8 @@ def test_what_was_not_measured_rightly_is_refused(name: str, value: object) -> N
 
 def test_links_and_sizes_that_cannot_be_are_refused() -> None:
     for value in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(PredictionError, match=r"Link\.bytes_per_second"):
-            Link(bytes_per_second=value)
+        with pytest.raises(PredictionError, match=r"RingLink\.bytes_per_second"):
+            RingLink(bytes_per_second=value)
     for values in ({"gradient_bytes": -1}, {"samples": 0}, {"accumulation": 0}, {"bucket_bytes": (0,)}):
         with pytest.raises(PredictionError, match=rf"Measured\.{next(iter(values))}"):
             measured(**values)
@@ -294,7 +294,7 @@ def test_texts_of_a_prediction_are_cut_and_have_no_control_characters() -> None:
 
 
 def test_the_grid_never_falls_below_what_fewer_ranks_do_on_a_fast_network() -> None:
-    fast = measured(link=Link(bytes_per_second=1e10, latency_seconds=1e-5), accumulation=4)
+    fast = measured(link=RingLink(bytes_per_second=1e10, latency_seconds=1e-5), accumulation=4)
     rates = [row.samples_per_second for row in predict_run(fast).grid]
     assert all(after > before for before, after in itertools.pairwise(rates))
 

@@ -19,7 +19,7 @@ from winfleet.links import Link, Target
 from winfleet.peers import Peer, PeerError, ask_all
 from winfleet.plan import Plan, lay_out_hosts
 from winfleet.prediction import Prediction
-from winfleet.rehearsal import Measured, Outcome, Reduce, Rehearsal, Shelf, as_link, as_reduce, key_of, reduce_bytes
+from winfleet.rehearsal import Outcome, Reduce, Rehearsal, Rehearsed, Shelf, as_link, as_reduce, key_of, reduce_bytes
 from winfleet.rehearsal_checks import (
     Facts,
     as_closed,
@@ -217,7 +217,7 @@ def test_a_trial_that_is_none_is_refused(values: object) -> None:
 def test_what_was_kept_is_taken_again_while_it_is_the_same(tmp_path: Path) -> None:
     plan, shelf = plan_of(1, 1), Shelf(tmp_path / "kept", hours=1)
     assert Trial.parse(dataclasses.asdict(TRIAL)) == TRIAL
-    measured = Measured(links=(link("pc1", "pc2"),), trials={"CPU": TRIAL}, reduce=Reduce(bytes=8, seconds=1.0))
+    measured = Rehearsed(links=(link("pc1", "pc2"),), trials={"CPU": TRIAL}, reduce=Reduce(bytes=8, seconds=1.0))
     shelf.put(key_of(plan), measured)
     assert shelf.take(key_of(dataclasses.replace(plan, run="another"))) == measured
     assert shelf.take(key_of(dataclasses.replace(plan, config="other: 1"))) is None
@@ -241,7 +241,7 @@ def test_a_prediction_has_the_links_of_the_ring_and_the_trial_as_its_grounds() -
     links = tuple(link(one, other, 94 if {one, other} == {"pc1", "pc3"} else 940) for one in names for other in names)
     assert ("pc1", "pc3") not in {(found.source, found.target) for found in ring_links(plan, links)}
     reduce = Reduce(bytes=40_000_000, seconds=0.7, local_seconds={"pc1": 0.05})
-    measured = Measured(links=links, trials={"CPU": TRIAL}, reduce=reduce)
+    measured = Rehearsed(links=links, trials={"CPU": TRIAL}, reduce=reduce)
     found = grounds(plan, measured)
     assert found is not None
     assert found.link is not None

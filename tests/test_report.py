@@ -17,7 +17,7 @@ import pytest
 from browser import PROGRAM, Browser
 from winfleet import plots, records, report
 from winfleet.advice import predict_run
-from winfleet.allreduce import Link
+from winfleet.allreduce import RingLink
 from winfleet.prediction import HostSpeed, Measured
 
 START = 1_795_560_300.0
@@ -129,7 +129,7 @@ def eventful(folder: Path) -> Run:
     hosts = tuple(
         HostSpeed(name=name, kind=GPU, ranks=1, micro_batch_seconds=0.12, data_seconds=0.01) for name in run.hosts
     )
-    link = Link(bytes_per_second=117e6, latency_seconds=2e-4)
+    link = RingLink(bytes_per_second=117e6, latency_seconds=2e-4)
     (folder / "prediction.json").write_text(
         predict_run(Measured(hosts=hosts, gradient_bytes=16 * 2**20, samples=8, link=link)).to_json()
     )

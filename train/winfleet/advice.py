@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
-from winfleet.allreduce import Link
+from winfleet.allreduce import RingLink
 from winfleet.prediction import (
     GRID,
     Advice,
@@ -95,7 +95,7 @@ def with_cable(measured: Measured, gbit: float) -> Measured | None:
     bandwidth = min(gbit * 1e9 / 8 * FRAME_SHARE * filled, local.bytes_per_second if local else float("inf"))
     if bandwidth <= link.bytes_per_second:
         return None
-    faster = Link(bytes_per_second=bandwidth, latency_seconds=link.latency_seconds)
+    faster = RingLink(bytes_per_second=bandwidth, latency_seconds=link.latency_seconds)
     own = tuple(done for done in measured.all_reduces if done.hosts == 1)  # the others are in `filled` already
     return dataclasses.replace(measured, link=faster, all_reduces=own)
 

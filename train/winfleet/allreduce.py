@@ -37,7 +37,7 @@ def check_number(values: object, name: str, least: float, *, above: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Link:
+class RingLink:
     """The way from one rank to the next while nothing else is sent there."""
 
     bytes_per_second: float  # of one TCP stream in one direction, as the program sees them
@@ -71,7 +71,7 @@ def even_buckets(gradient_bytes: int) -> tuple[int, ...]:
     return tuple(size for size in (first, *[BUCKET] * full, rest) if size)
 
 
-def ring_seconds(size_bytes: int, ranks: int, link: Link) -> float:
+def ring_seconds(size_bytes: int, ranks: int, link: RingLink) -> float:
     """Seconds of gloo's all-reduce of so many bytes, alone on a ring whose slowest link this is. 0 for one rank.
 
     Each half of it (reduce-scatter, all-gather) sends R - 1 of R chunks in segments, two at a time. A segment goes out once
@@ -89,7 +89,7 @@ def ring_seconds(size_bytes: int, ranks: int, link: Link) -> float:
     return 2 * max(segments * own + 2 * latency, segments / 2 * (own + 2 * latency) + own)
 
 
-def wire_seconds(size_bytes: int, ranks: int, link: Link) -> float:
+def wire_seconds(size_bytes: int, ranks: int, link: RingLink) -> float:
     """Seconds for which an all-reduce occupies the link: 2(R-1)/R * size / bandwidth."""
     segments, segment_bytes = _segments(size_bytes, ranks)
     return 2 * segments * segment_bytes / link.bytes_per_second

@@ -13,7 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from winfleet.allreduce import Link, PredictionError, check_number, even_buckets, overlapped, ring_seconds, wire_seconds
+from winfleet.allreduce import (
+    PredictionError,
+    RingLink,
+    check_number,
+    even_buckets,
+    overlapped,
+    ring_seconds,
+    wire_seconds,
+)
 from winfleet.status import MAX_BYTES, StatusError, known_fields, plain
 
 GRID: Final = (1, 2, 4, 8, 16)
@@ -87,8 +95,8 @@ class Measured:
     accumulation: int = 1  # micro-batches in a step
     num_workers: int = 0  # that load data, for each rank
     bucket_bytes: tuple[int, ...] = ()  # as DDP fills them (ddp_buckets); empty: evenly
-    link: Link | None = None  # the slowest between two hosts; None: there is one host
-    local: Link | None = None  # between two ranks of one host; None: not measured, taken for free
+    link: RingLink | None = None  # the slowest between two hosts; None: there is one host
+    local: RingLink | None = None  # between two ranks of one host; None: not measured, taken for free
     all_reduces: tuple[AllReduce, ...] = ()
 
     def __post_init__(self) -> None:
@@ -111,7 +119,7 @@ class Measured:
         """Sizes of the gradient's buckets in bytes, in the order in which they become ready."""
         return self.bucket_bytes or even_buckets(self.gradient_bytes)
 
-    def effective(self, link: Link | None, *, one_host: bool) -> Link | None:
+    def effective(self, link: RingLink | None, *, one_host: bool) -> RingLink | None:
         """The link as a real all-reduce over it found it: slower where gloo does not fill it.
 
         Efficiency is what ring_seconds() says for that all-reduce, divided by what it took.
@@ -121,7 +129,7 @@ class Measured:
             return link
         largest = max(found, key=lambda done: done.size_bytes)
         efficiency = ring_seconds(largest.size_bytes, largest.ranks, link) / largest.seconds
-        return Link(
+        return RingLink(
             bytes_per_second=link.bytes_per_second * efficiency, latency_seconds=link.latency_seconds / efficiency
         )
 
@@ -196,7 +204,7 @@ def _list(values: object) -> list[Any]:
 def _measured(values: Mapping[str, Any]) -> Measured:
     kept = known_fields(Measured, values)
     for name in ("link", "local"):
-        kept[name] = None if values.get(name) is None else Link(**known_fields(Link, values[name]))
+        kept[name] = None if values.get(name) is None else RingLink(**known_fields(RingLink, values[name]))
     kept["hosts"] = tuple(HostSpeed(**known_fields(HostSpeed, host)) for host in _list(values["hosts"]))
     kept["all_reduces"] = tuple(AllReduce(**known_fields(AllReduce, done)) for done in _list(values["all_reduces"]))
     kept["bucket_bytes"] = tuple(_list(values["bucket_bytes"]))
@@ -249,7 +257,7 @@ def _all_reduces(measured: Measured, hosts: Sequence[HostSpeed], backward: float
     links = [measured.effective(measured.link, one_host=False)] if len(hosts) > 1 else []
     links += [measured.effective(measured.local, one_host=True)] if any(host.ranks > 1 for host in hosts) else []
 
-    def slowest(seconds: Callable[[int, int, Link], float], size: int) -> float:
+    def slowest(seconds: Callable[[int, int, RingLink], float], size: int) -> float:
         return max((seconds(size, ranks, link) for link in links if link is not None), default=0.0)
 
     alone = [slowest(ring_seconds, size) for size in buckets]

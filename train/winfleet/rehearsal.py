@@ -64,7 +64,7 @@ class Reduce:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
+class Rehearsed:
     """What was measured of a cluster."""
 
     links: tuple[Link, ...] = ()
@@ -72,7 +72,7 @@ class Measured:
     reduce: Reduce | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Measured:
+    def parse(cls, text: str) -> Rehearsed:
         """Reads what was kept. Raises ValueError where it is something else."""
         try:
             values = json.loads(text)
@@ -94,7 +94,7 @@ class Outcome:
 
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
-    measured: Measured = field(default_factory=Measured)
+    measured: Rehearsed = field(default_factory=Rehearsed)
 
 
 def kind_of(host: Host) -> str:
@@ -116,17 +116,17 @@ class Shelf:
     def __init__(self, folder: Path, hours: float) -> None:
         self.folder, self.hours = folder, hours
 
-    def take(self, key: str) -> Measured | None:
+    def take(self, key: str) -> Rehearsed | None:
         """What was kept under the key; None where it is missing, too old, or of another version."""
         path = self.folder / f"{key}.json"
         try:
             if time.time() - path.stat().st_mtime < self.hours * 3600:
-                return Measured.parse(path.read_text("utf-8"))
+                return Rehearsed.parse(path.read_text("utf-8"))
         except (OSError, ValueError):
             pass
         return None
 
-    def put(self, key: str, measured: Measured) -> None:
+    def put(self, key: str, measured: Rehearsed) -> None:
         """Keeps it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self.folder / f"{key}.json", json.dumps(dataclasses.asdict(measured), indent=2) + "\n")
@@ -326,20 +326,20 @@ def rehearse(plan: Plan, token: str, shelf: Shelf, steps: int, allowed: Sequence
         return Outcome(problems=tuple(problems), notes=notes, measured=measured)
 
 
-def measure(rehearsal: Rehearsal, shelf: Shelf, steps: int) -> tuple[Measured, list[Problem]]:
+def measure(rehearsal: Rehearsal, shelf: Shelf, steps: int) -> tuple[Rehearsed, list[Problem]]:
     """Links, where none are kept; then every rank's device, and the command's own steps at the same time; then an all-reduce."""
     key = f"links-{key_of(rehearsal.plan, links_alone=True)}"
     kept = shelf.take(key)
     links, problems = (list(kept.links), []) if kept else rehearsal.links()
     problems += check_links(links)
     if problems:
-        return Measured(links=tuple(links)), problems
-    shelf.put(key, Measured(links=tuple(links)))
+        return Rehearsed(links=tuple(links)), problems
+    shelf.put(key, Rehearsed(links=tuple(links)))
     with ThreadPoolExecutor(1) as pool:
         trying = pool.submit(rehearsal.trials, steps) if steps else None
         problems += rehearsal.devices()
         trials = trying.result() if trying else {}
     if problems:
-        return Measured(links=tuple(links), trials=trials), problems
+        return Rehearsed(links=tuple(links), trials=trials), problems
     reduce, problems = rehearsal.reduce(reduce_bytes(rehearsal.plan, links, trials))
-    return Measured(links=tuple(links), trials=trials, reduce=reduce), problems
+    return Rehearsed(links=tuple(links), trials=trials, reduce=reduce), problems

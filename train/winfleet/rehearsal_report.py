@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from winfleet.advice import predict_run
-from winfleet.allreduce import Link as Ring
-from winfleet.allreduce import PredictionError, ddp_buckets
+from winfleet.allreduce import PredictionError, RingLink, ddp_buckets
 from winfleet.links import Link
 from winfleet.plan import Plan
 from winfleet.prediction import AllReduce, HostSpeed, Measured, Prediction, predict, table
-from winfleet.rehearsal import Measured as Rehearsed
-from winfleet.rehearsal import Outcome, Reduce, kind_of
+from winfleet.rehearsal import Outcome, Reduce, Rehearsed, kind_of
 from winfleet.rehearsal_checks import mbits
 
 SHOWN_LINKS: Final = 12  # all of 4 hosts
@@ -30,11 +28,11 @@ def ring_links(plan: Plan, links: Sequence[Link]) -> list[Link]:
     ]
 
 
-def slowest(links: Sequence[Link]) -> Ring | None:
+def slowest(links: Sequence[Link]) -> RingLink | None:
     """One link as slow as the slowest of these, and as late as the latest; one way is half a round trip."""
     if not links:
         return None
-    return Ring(
+    return RingLink(
         bytes_per_second=min(link.bytes_per_second for link in links),
         latency_seconds=max(link.round_trip_seconds for link in links) / 2,
     )

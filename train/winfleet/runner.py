@@ -35,8 +35,8 @@ from winfleet.files import send_output_to, write_atomic
 from winfleet.oom import MAX_SIZES, Note, check_taken, is_out_of_memory
 from winfleet.stacks import Teller
 from winfleet.status import plain, stop_step
-from winfleet.timing import Clock, Mark, gradient_bytes, split, watch_waits
-from winfleet.trial import Stopwatch, watch
+from winfleet.timing import Clock, Mark, split, watch_waits
+from winfleet.trial import Stopwatch, tensor_bytes, watch
 
 WRITE_SECONDS: Final = 0.5
 JOIN_SECONDS: Final = 5.0
@@ -136,7 +136,7 @@ class Meter:
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimizer has stepped. Of several optimizers the first one's steps are the script's."""
         if id(optimizer) not in self._optimizers:
-            self._optimizers[id(optimizer)] = gradient_bytes(optimizer)
+            self._optimizers[id(optimizer)] = sum(tensor_bytes(optimizer))
             self.values["gradient_bytes"] = sum(self._optimizers.values())
         if id(optimizer) != next(iter(self._optimizers)):
             return

@@ -7,7 +7,6 @@ import contextlib
 import threading
 import time
 import weakref
-from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -125,9 +124,3 @@ def watch_waits(clock: Clock) -> None:
 
     dist.Work.wait = watched_wait  # type: ignore[method-assign]
     torch.nn.parallel.DistributedDataParallel.__init__ = watched_init  # type: ignore[method-assign]
-
-
-def gradient_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of the gradients of what the optimizer trains."""
-    parameters: Iterable[torch.Tensor] = (one for group in optimizer.param_groups for one in group["params"])
-    return sum(one.numel() * one.element_size() for one in parameters if one.requires_grad)
