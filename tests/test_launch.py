@@ -163,8 +163,15 @@ class Cluster:
             return False
 
     def end(self, machine_rank: int, seconds: float = 60) -> tuple[int, str]:
-        _, said = self.launchers[machine_rank].communicate(timeout=seconds)
-        return self.launchers[machine_rank].returncode, said
+        """Exit status and errors of a launcher, once it has ended; meanwhile all are asked, as a controller that follows does."""
+        launcher, deadline = self.launchers[machine_rank], time.monotonic() + seconds
+        while launcher.poll() is None and time.monotonic() < deadline:
+            for host in self.plan.hosts:
+                with contextlib.suppress(OSError, StatusError):
+                    fetch(host.address)
+            time.sleep(0.1)
+        _, said = launcher.communicate(timeout=max(1.0, deadline - time.monotonic()))
+        return launcher.returncode, said
 
 
 @pytest.fixture
@@ -255,8 +262,10 @@ def test_a_rank_that_stands_still_is_named_with_the_line_it_stands_at(copied: Pa
     assert re.fullmatch(r"rank 0 waits for rank 1 on pc2 \(bare.py:\d+ in stand_still\)", str(find_culprit(found)))
     stack = (cluster.runs(1) / "rank1.stack.txt").read_text("utf-8")
     assert "time.sleep(100_000)" in stack
-    assert found[0].ports == (29500, 29501, 29502)
-    assert sum(found[0].connections.values()) > 0
+    wait_until(
+        lambda: fetch("127.0.0.1").ports == (29500, 29501, 29502), 15, "a look at the ports since the ranks' start"
+    )
+    assert sum(fetch("127.0.0.1").connections.values()) > 0
     with urllib.request.urlopen("http://127.0.0.2:29502/metrics") as answer:
         gauges = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
     states = {sample.labels["state"]: sample.value for sample in gauges["winfleet_rank_state"].samples}
