@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import ENVIRONMENT
+from winfleet import runner
 from winfleet.runner import Meter, Stopper, batch_size
+from winfleet.status import STOP_AT, STOPPING
 
 Pair = namedtuple("Pair", "image label")  # noqa: PYI024 (as torch's own default collation makes them)
 
@@ -139,12 +142,16 @@ def test_the_number_of_steps_comes_from_the_trackers_configuration(config: dict[
     assert meter.values["steps"] == steps
 
 
-def test_a_rank_stops_after_the_step_that_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rank_stops_after_the_step_that_was_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "HOLD_SECONDS", 0.2)
     meter, sgd = Meter(None), optimizer()
     stopper = Stopper(meter, tmp_path)
     for text in (None, "nonsense", "3"):
         if text is not None:
-            (tmp_path / "stop_at").write_text(text)
+            (tmp_path / STOPPING).touch()
+            (tmp_path / STOP_AT).write_text(text)
         stopper.look()
         train(meter, sgd, 1.0)
     meter.logged({}, step=13)
@@ -155,6 +162,16 @@ def test_a_rank_stops_after_the_step_that_was_asked_for(tmp_path: Path, capsys: 
     assert capsys.readouterr().out == "winfleet: asked to stop after step 13\n"
     stopper.look()  # a script that goes on all the same is not asked twice
     Stopper(meter, None).look()  # without a run's folder nobody can ask
+
+
+def test_a_rank_holds_still_until_the_step_is_named(tmp_path: Path) -> None:
+    (tmp_path / STOPPING).touch()
+    naming = threading.Timer(0.3, (tmp_path / STOP_AT).write_text, ["2"])
+    naming.start()
+    begin = time.monotonic()
+    Stopper(Meter(None), tmp_path).look()
+    naming.join()
+    assert 0.25 < time.monotonic() - begin < 5
 
 
 def test_a_step_begins_with_the_first_micro_batch() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import signal
 import sys
@@ -27,12 +26,12 @@ from winfleet.files import write_atomic
 from winfleet.halving import Halving
 from winfleet.plan import Host, Plan
 from winfleet.rendezvous import PlanRendezvous, RunEndedError, prepare_windows_agent
-from winfleet.status import MAX_LINES, Cause, plain
+from winfleet.status import MAX_LINES, STOP_AT, STOPPING, Cause, plain
 from winfleet.stuck import Alarm
 
 MONITOR_SECONDS: Final = 0.2
 KILL_SECONDS: Final = 5  # between asking a rank to end and ending it; the whole cluster must be down in 15
-STOP_MARGIN_SECONDS: Final = 3.0  # in which a request to stop has reached every rank
+SETTLE_SECONDS: Final = 2.5  # after which all ranks hold still, and what they have done has been told
 ONE_DAY: Final = 86_400.0
 
 
@@ -53,37 +52,28 @@ class Stop:
         self.asked_at: float | None = None  # monotonic seconds
         self._grace = 60.0
         self._step: int | None = None
-        self._seen: tuple[int, float] | None = None  # optimizer steps, when
 
     def look(self, rendezvous: PlanRendezvous) -> None:
         """Called at each look of the agent. Ends the run for all where the ranks did not come to an end in time."""
-        store, steps = rendezvous.store, max((rank.count for rank in self.board.status.ranks), default=0)
-        now = time.monotonic()
+        store, now = rendezvous.store, time.monotonic()
         if self.asked_at is None:
             if (self.folder / "stop").exists():
                 store.set("stop", (self.folder / "stop").read_text("utf-8"))
             if not store.check(["stop"]):
-                self._pace(steps, now)
                 return
             self.asked_at, self._grace = now, grace_seconds(store.get("stop"))
+            write_atomic(self.folder / STOPPING, "")
             self.board.say("Asked to stop: checkpoint, then exit", event=True)
-        if self._step is None and rendezvous.machine_rank == 0:
-            store.set("stop_at", str(steps + 1 + math.ceil(self._steps_per_second(steps, now) * STOP_MARGIN_SECONDS)))
+        if self._step is None and rendezvous.machine_rank == 0 and now - self.asked_at > SETTLE_SECONDS:
+            steps = max((rank.count for rank in self.board.status.ranks), default=0)
+            store.set("stop_at", str(steps + 2))  # one step may still have been under way
         if self._step is None and store.check(["stop_at"]):
             self._step = int(store.get("stop_at"))
-            write_atomic(self.folder / "stop_at", str(self._step))
+            write_atomic(self.folder / STOP_AT, str(self._step))
         if now - self.asked_at > self._grace:
             rendezvous.end(
                 "stopped", f"ranks did not reach the end of a step within {self._grace:.0f} s and were ended"
             )
-
-    def _pace(self, steps: int, now: float) -> None:
-        if self._seen is None or now - self._seen[1] > 10.0:
-            self._seen = steps, now
-
-    def _steps_per_second(self, steps: int, now: float) -> float:
-        before, when = self._seen or (steps, now)
-        return (steps - before) / (now - when) if now - when > 0.5 else float(steps - before)
 
 
 def grace_seconds(text: bytes) -> float:

@@ -39,7 +39,7 @@ from winfleet.plan import (
     check_script,
     choose_backend,
 )
-from winfleet.status import Cause, StatusError, describe_failure, parse, plain
+from winfleet.status import STOP_AT, STOPPING, Cause, StatusError, describe_failure, parse, plain
 
 log = logging.getLogger("winfleet")
 
@@ -227,7 +227,8 @@ def take_secrets(folder: Path) -> None:
 def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool) -> str:
     """Runs this host's part of the plan to its end and returns its state. Raises PlanError before anything is started."""
     check_ports(host, ports)
-    for stale in [folder / "stop", folder / "stop_at", *folder.glob("rank*.json"), *folder.glob("rank*.stack.txt")]:
+    left = [folder / name for name in ("stop", STOPPING, STOP_AT)]
+    for stale in [*left, *folder.glob("rank*.json"), *folder.glob("rank*.stack.txt")]:
         stale.unlink(missing_ok=True)
     board = Board(plan, host, folder, console=console)
     board.serve(ports.status)

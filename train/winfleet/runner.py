@@ -34,12 +34,13 @@ from torch.utils.data.dataloader import DataLoader, _BaseDataLoaderIter
 from winfleet.files import send_output_to, write_atomic
 from winfleet.oom import MAX_SIZES, Note, check_taken, is_out_of_memory
 from winfleet.stacks import Teller
-from winfleet.status import plain, stop_step
+from winfleet.status import STOP_AT, STOPPING, plain, stop_step
 from winfleet.timing import Clock, Mark, split, watch_waits
 from winfleet.trial import Stopwatch, tensor_bytes, watch
 
 WRITE_SECONDS: Final = 0.5
 JOIN_SECONDS: Final = 5.0
+HOLD_SECONDS: Final = 20.0
 RATE_SECONDS: Final = 10.0  # samples/s is the mean over this window
 STORE_SECONDS: Final = 60.0  # then torch waits in its own way
 STEP_KEYS: Final = ("max_steps", "total_steps", "max_train_steps", "num_training_steps")
@@ -98,7 +99,7 @@ class Meter:
         """Writes rank<r>.json now."""
         if self.folder is not None:
             with self._writing:  # else an older beat could replace a rank's last words
-                told = {**self.values, "moves": self.clock.moves, "beat": time.time()}
+                told = {**self.values, "count": self.count, "moves": self.clock.moves, "beat": time.time()}
                 write_atomic(self.folder / f"rank{self.rank}.json", json.dumps(told))
 
     def joined(self) -> None:
@@ -210,16 +211,24 @@ class Stopper:
 
     def __init__(self, meter: Meter, folder: Path | None) -> None:
         self.meter = meter
-        self.request = None if folder is None else folder / "stop_at"
+        self.folder = folder
         self.accelerators: list[Any] = []
         self.checkpoints = Path("output", "checkpoints")  # beside the script's own, once it saves one
         self._asked = False
+        self._patience: float | None = None  # until when (monotonic) this rank holds still for the step to be named
 
     def look(self) -> None:
-        """Called as a step's first backward pass begins. Raises SystemExit(0) out of it when it is time."""
-        if self._asked or self.request is None:
+        """Called as a step's first backward pass begins. Raises SystemExit(0) out of it when it is time.
+
+        Once somebody has asked, a rank holds still here until the step is named; the others then wait for it in the
+        step's all-reduce, so that no rank is past the step when it is named.
+        """
+        if self._asked or self.folder is None or not (self.folder / STOPPING).exists():
             return
-        step = stop_step(self.request)
+        if self._patience is None:
+            self._patience = time.monotonic() + HOLD_SECONDS
+        while (step := stop_step(self.folder / STOP_AT)) is None and time.monotonic() < self._patience:
+            time.sleep(0.02)
         if step is None or self.meter.count < step:
             return
         self._asked = True

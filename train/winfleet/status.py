@@ -31,6 +31,10 @@ MAX_LINES: Final = 40
 ECHOES: Final = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "DistNetworkError", "SIGTERM")
 
 
+# Files in a run's folder by which its ranks learn of a request to stop: that there is one, and the step that ends the run.
+STOPPING, STOP_AT = "stopping", "stop_at"
+
+
 def stop_step(path: Path) -> int | None:
     """The optimizer step after which a rank is to stop, None where nobody asked (or asked with what is no number)."""
     if not path.exists():
