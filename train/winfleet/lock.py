@@ -9,7 +9,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-OURS = ("psutil", "wrapt", "nvidia-ml-py")  # what the launcher and the runner import beside torch
+OURS = (
+    "nvidia-ml-py",
+    "prometheus-client",
+    "psutil",
+    "pyyaml",
+    "wrapt",
+)  # what the launcher and the runner import beside torch
 
 
 class LockError(Exception):
