@@ -1,6 +1,7 @@
 """The runner's own parts, without a cluster: what is counted in a rank, and when it stops."""
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +33,31 @@ for folder in folders:
     Meter(folder).finish()
 time.sleep(0.05)
 print([json.loads((folder / "rank0.json").read_text("utf-8"))["state"] for folder in folders].count("ended"))
+"""
+
+
+# A user's script that leaves its process group to the end of Python, and looks at it after everything of ours has run.
+GROUP_AT_THE_END = """
+import atexit, sys
+import torch, torch.distributed as dist
+from accelerate import Accelerator
+
+atexit.register(lambda: print("at the end", dist.is_initialized()))
+accelerator = Accelerator(cpu=True)
+model = accelerator.prepare(torch.nn.Linear(1, 1))
+model(torch.ones(1)).sum().backward()
+if sys.argv[1:] == ["fails"]:
+    raise ValueError("no good end")
+"""
+RUN = """
+import atexit, sys
+import torch.distributed as dist
+
+atexit.register(lambda: print("in the end", dist.is_initialized()))
+from winfleet import runner
+
+sys.argv = ["runner", *sys.argv[1:]]
+runner.main()
 """
 
 
@@ -116,6 +142,23 @@ def test_the_last_words_of_a_rank_stay(tmp_path: Path) -> None:
         [sys.executable, "-c", LAST_WORDS], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True
     )
     assert done.stdout == "150\n", "an older beat came after them"
+
+
+@pytest.mark.parametrize(("words", "ended"), [([], False), (["fails"], True)], ids=["good", "bad"])
+def test_a_script_that_leaves_its_group_to_the_end_is_taken_out_of_it(
+    tmp_path: Path, words: list[str], ended: bool
+) -> None:
+    (tmp_path / "script.py").write_text(GROUP_AT_THE_END, "utf-8")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    one = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, "script.py", *words], check=False, cwd=tmp_path, capture_output=True, text=True,
+        env={**ENVIRONMENT, **one, "WINFLEET_BACKEND": "gloo"},
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["at the end True", f"in the end {ended}"], done.stderr
+    assert done.returncode == int(ended)
 
 
 def test_the_scripts_own_step_goes_on_after_a_resume() -> None:
