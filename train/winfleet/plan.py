@@ -146,6 +146,12 @@ def check_script(command: Sequence[str]) -> None:
         raise PlanError(f"no script {command[0]} in {Path.cwd()}\nhint: give its path, or -m for a module")
 
 
+def newest_run(logs: Path) -> Path | None:
+    """The folder in `logs` with the newest plan; None where there is none."""
+    plans = list(logs.glob("*/plan.json"))
+    return max(plans, key=lambda path: path.stat().st_mtime).parent if plans else None
+
+
 def check_addresses(pairs: Sequence[tuple[str, str]]) -> None:
     """Raises PlanError where two hosts, given as (name, address), share an address."""
     seen: dict[str, str] = {}

@@ -23,7 +23,7 @@ from typing import Final
 
 from winfleet.folders import is_plain
 from winfleet.gather import run_files, tail
-from winfleet.plan import RUN_NAME
+from winfleet.plan import RUN_NAME, newest_run
 from winfleet.redaction import SECRET_NAME, Redactor, accounts_in
 
 MOST_MEMBERS: Final = 300  # of one host
@@ -67,8 +67,8 @@ class Bundle:
 def choose_run(logs: Path, wanted: str) -> str:
     """The run that is asked for, else the newest below the folder of logs; "" where there is none. Raises SupportError."""
     if not wanted:
-        plans = [path.parent for path in logs.glob("*/plan.json")]
-        return max(plans, key=lambda path: path.stat().st_mtime).name if plans else ""
+        newest = newest_run(logs)
+        return newest.name if newest else ""
     if not RUN_NAME.fullmatch(wanted):
         raise SupportError(
             f"fleet_run {wanted!r} is not a run name\n  hint: letters, digits, '.', '_' and '-', 64 at most"

@@ -21,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from winfleet.plan import Plan, PlanError
+from winfleet.plan import Plan, PlanError, newest_run
 from winfleet.status import (
     ENDED,
     MAX_BYTES,
@@ -71,14 +71,6 @@ class Seen:
     def ended(self) -> bool:
         """Whether nothing more will come."""
         return bool(self.statuses) and not self.silent and all(status.state in ENDED for status in self.statuses)
-
-
-def newest_run(logs: Path) -> Path:
-    """The folder in `logs` with the newest plan. Raises WatchError where there is none."""
-    plans = list(logs.glob("*/plan.json"))
-    if not plans:
-        raise WatchError(f"no run in `{logs}`\nhint: give --run FOLDER or --inventory PATH")
-    return max(plans, key=lambda path: path.stat().st_mtime).parent
 
 
 def targets_of_run(folder: Path) -> list[Target]:
@@ -243,8 +235,10 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         if found.inventory:
             targets = targets_of_inventory(found.inventory)
+        elif folder := found.run or newest_run(Path("logs")):
+            targets = targets_of_run(folder)
         else:
-            targets = targets_of_run(found.run or newest_run(Path("logs")))
+            raise WatchError("no run in `logs`\nhint: give --run FOLDER or --inventory PATH")
         if not found.once and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
             follow(targets)
         else:
