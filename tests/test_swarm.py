@@ -22,7 +22,7 @@ from winfleet.files import held
 from winfleet.folders import SHORT, digest, list_files, pack
 from winfleet.seeding import Progress, Share, seed
 from winfleet.swarm import Folder, Job, Result
-from winfleet.torrents import SwarmError, make_torrent
+from winfleet.torrents import SwarmError, make_torrent, open_session, parameters_of
 
 lt = pytest.importorskip("libtorrent")
 
@@ -379,6 +379,34 @@ def test_hosts_that_stall_or_vanish_are_named(cluster: Callable[[int], Cluster],
     assert {host: result.state for host, result in results.items()} == {"pc1": "stalled", "pc2": "lost"}
     assert results["pc1"].cause.startswith("pc1 (127.0.0.11) got nothing more for 2 s, with ")
     assert results["pc2"].cause.startswith("pc2 (127.0.0.12) is gone since 2 s, with ")
+
+
+def test_a_host_that_has_everything_and_does_not_end_is_named(
+    cluster: Callable[[int], Cluster], tmp_path: Path
+) -> None:
+    sent, one = share(fill(tmp_path / "source", {"a": b"content"})), cluster(1)
+    process = one.start("pc1", sent, peers={"pc9": "127.0.0.19"})
+
+    def interrupt(seen: Sequence[Progress]) -> None:
+        if seen[0].state == "ready":
+            process.send_signal(signal.SIGSTOP)
+
+    result = one.seed(sent, on_progress=interrupt, interval=0.01, patience_seconds=2.0)["pc1"]
+    assert (result.state, result.cause) == (
+        "stalled", "pc1 (127.0.0.11) has all of its files since 2 s, and did not say so\nhint: look at its disk"
+    )  # fmt: skip
+
+
+def test_a_host_does_not_wait_for_one_that_takes_nothing(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+    sent, one = share(fill(tmp_path / "source", {"a": b"content"})), cluster(1)
+    process = one.start("pc1", sent, peers={"pc9": "127.0.0.19"}, patience_seconds=5.0)
+    session = open_session("127.0.0.19", one.port, [one.hosts["pc1"]])
+    parameters = parameters_of(sent.torrent, tmp_path / "pc9", sent.root, lt.torrent_flags.upload_mode)
+    handle = session.add_torrent(parameters)
+    result = one.seed(sent)["pc1"]
+    assert [peer.ip[0] for peer in handle.get_peer_info()] == [], "it was connected until pc1 left"
+    assert (result.state, result.cause, 5.0 < result.seconds < 15.0) == ("whole", "", True)
+    assert process.wait(20) == 0
 
 
 def test_a_host_ends_by_itself_without_a_controller(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:

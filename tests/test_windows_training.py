@@ -194,9 +194,6 @@ def fill_disk(folder: Path) -> None:
             pass
 
 
-@pytest.mark.skipif(
-    os.environ.get("WINFLEET_LAB_TESTS") != "all", reason="WINFLEET_LAB_TESTS=all runs it too: two minutes"
-)
 def test_transfers_and_uv_that_fail_are_named_and_the_next_run_goes_on(cluster: Cluster) -> None:
     wheels = {ONE: cluster.home(ONE) / "wheels", TWO: cluster.home(TWO) / "wheels"}
     wheels[TWO] = cluster.lab.add_disk(TWO.lower(), wheels[TWO], DISK_MB)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from winfleet.plan import SWARM_PORT
 from winfleet.receiver import ask
@@ -18,6 +18,8 @@ from winfleet.torrents import TICK_SECONDS, SwarmError, open_session, parameters
 
 if TYPE_CHECKING:
     import libtorrent
+
+VERIFY_BYTES_PER_SECOND: Final = 20e6  # a slow disk, read whole once more for the digests
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,8 +71,9 @@ def seed(
     """Offers the folders to all hosts (name -> address) that run their jobs, until each has told its result.
 
     on_progress is called with all hosts every `interval` seconds. A host that does not answer within `start_seconds`,
-    or is gone for `lost_seconds`, ends as lost; one that gets nothing more for `patience_seconds` as stalled; both
-    with a cause that names it. Raises SwarmError where a folder cannot be read any more.
+    or is gone for `lost_seconds`, ends as lost; one that gets nothing more for `patience_seconds`, or has everything and
+    does not come to its end, as stalled; both with a cause that names it. Raises SwarmError where a folder cannot be
+    read any more.
     """
     return _Seeder(shares, hosts, port).run(on_progress, interval, start_seconds, lost_seconds, patience_seconds)
 
@@ -181,6 +184,11 @@ class _Seeder:
             cause = (
                 f"{who} got nothing more for {patience_seconds:.0f} s, with {self._percent(seen)} of its files\n"
                 "hint: look at its disk and its network cable"
+            )
+            seen.result = Result(host=seen.host, state="stalled", cause=cause)
+        elif seen.connected and now - seen.moved > patience_seconds + sum(self.sizes) / VERIFY_BYTES_PER_SECOND:
+            cause = (
+                f"{who} has all of its files since {now - seen.moved:.0f} s, and did not say so\nhint: look at its disk"
             )
             seen.result = Result(host=seen.host, state="stalled", cause=cause)
 

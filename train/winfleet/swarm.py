@@ -318,7 +318,7 @@ class _Swarm:
                     elif not part.flushing and not part.there and part.handle.status().is_seeding:
                         part.flushing = True
                         part.handle.flush_cache()
-                verifying = any(part.flushing and not (part.verified and part.verified.done()) for part in self.parts)
+                verifying = any(part.verified and not part.verified.done() for part in self.parts)
                 done = sum(part.handle.status().total_done for part in self.parts)
                 if verifying or done != progress:
                     last, progress = time.monotonic(), done
@@ -329,11 +329,14 @@ class _Swarm:
                 part.verified.result()
 
     def _give(self) -> None:
-        """Gives to the others until all have everything, or nobody here needed anything for some seconds."""
-        last = time.monotonic()
-        while time.monotonic() - last < QUIET_SECONDS and not self.ready >= set(self.job.peers.values()):
-            if self._tick():
-                last = time.monotonic()
+        """Gives to the others until all have everything, nobody here needed anything for some seconds, or took any for long."""
+        needed = given = time.monotonic()
+        while not self.ready >= set(self.job.peers.values()):
+            up, lacking, now = self.up, self._tick(), time.monotonic()
+            needed = now if lacking else needed
+            given = now if self.up > up else given
+            if now - needed > QUIET_SECONDS or now - given > self.job.patience_seconds:
+                return
 
     def _tick(self) -> bool:
         """Connects, looks at the peers and at what happened; whether a host is connected that lacks something."""
