@@ -30,9 +30,9 @@ import torch.distributed as dist
 from far_switch import MTU, hardware_address, open_tap, switching
 from namespaces import Net, apart, join, run, switch_on
 from torch import Tensor, nn
-from winfleet import links
-from winfleet.allreduce import RingLink
 from winfleet.plan import PROBE_PORT, RANKS_PORT
+from winfleet.rehearsal import links
+from winfleet.rehearsal.allreduce import RingLink
 from winfleet.runner import bind_gloo
 
 NETWORK: Final = "10.71.7"
@@ -309,7 +309,7 @@ def on_all_ranks(case: Case, names: Sequence[str], function: Callable[..., Any],
 
 
 def measure_link(names: Sequence[str], seconds: float = 2.0) -> RingLink:
-    """The link from the second host to the first, as a rehearsal measures it (winfleet.links). Raises BenchError."""
+    """The link from the second host to the first, as a rehearsal measures it (winfleet.rehearsal.links). Raises BenchError."""
     fork = multiprocessing.get_context("fork")
     listens, measured, token = fork.Event(), fork.Event(), secrets.token_hex(8)
     _, link = in_namespaces(names[:2], _link_end, [(host, token, seconds, listens, measured) for host in range(2)])

@@ -27,9 +27,9 @@ import emulated
 from emulated import BenchError, Case, address, measure_link, network, on_all_ranks, train
 from launch_against_torchrun import machine
 from namespaces import NetError
-from winfleet.allreduce import ddp_buckets
 from winfleet.plan import RANKS_PORT, Plan, lay_out_hosts
-from winfleet.prediction import HostSpeed, Measured, predict
+from winfleet.rehearsal.allreduce import ddp_buckets
+from winfleet.rehearsal.prediction import HostSpeed, Measured, predict
 
 GOAL: Final = 0.1  # of the measured step
 # factor: so that all links together carry about 40 MB/s, a quarter of a core here

@@ -31,11 +31,11 @@ from typing import Final
 
 import psutil
 from namespaces import NetError, made, run
-from winfleet.folders import SHORT, digest, list_files
 from winfleet.plan import SWARM_PORT
-from winfleet.seeding import Share, seed
-from winfleet.swarm import Folder, Job
-from winfleet.torrents import make_torrent
+from winfleet.transfer.folders import SHORT, digest, list_files
+from winfleet.transfer.seeding import Share, seed
+from winfleet.transfer.swarm import Folder, Job
+from winfleet.transfer.torrents import make_torrent
 
 FILES: Final = 4
 NETWORK: Final = "10.98.7"
@@ -156,7 +156,7 @@ def by_swarm(source: Path, folder: Path, names: Sequence[str]) -> Figure:
         )  # fmt: skip
         (folder / host / "job.json").write_text(job.to_json(), "utf-8")
     jobs = [
-        inside(name, sys.executable, "-m", "winfleet.swarm", "--job", str(folder / host / "job.json"))
+        inside(name, sys.executable, "-m", "winfleet.transfer.swarm", "--job", str(folder / host / "job.json"))
         for name, host in zip(names[1:], hosts, strict=True)
     ]
     (folder / "seed.json").write_text(json.dumps({"source": str(source), "root": content[:SHORT], "hosts": hosts}))

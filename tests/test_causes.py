@@ -17,8 +17,6 @@ import pytest
 from conftest import ENVIRONMENT, ROOT, SCRIPTS
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from uv import find_uv_bin
-from winfleet import environment
-from winfleet.agent import as_cause, join_failure
 from winfleet.causes import (
     advise,
     describe_failed,
@@ -28,9 +26,11 @@ from winfleet.causes import (
     name_exit_code,
 )
 from winfleet.causes_table import CONNECTION, FAILURE, Row
+from winfleet.environments import environment
+from winfleet.launcher.agent import as_cause, join_failure
+from winfleet.launcher.rendezvous import PlanRendezvous
+from winfleet.launcher.runs import HostError
 from winfleet.plan import Host, Plan
-from winfleet.rendezvous import PlanRendezvous
-from winfleet.runs import HostError
 from winfleet.status import Cause, describe_failure
 
 POOL = "Task failed: ntlm: HTTPSConnectionPool(host='10.77.0.12', port=5986): Max retries exceeded with url: /wsman (Caused by "

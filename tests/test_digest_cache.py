@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from winfleet import digest_cache
-from winfleet.digest_cache import YOUNG_NS, DigestCache
-from winfleet.folders import content_of, digest, list_files
+from winfleet.transfer import digest_cache
+from winfleet.transfer.digest_cache import YOUNG_NS, DigestCache
+from winfleet.transfer.folders import content_of, digest, list_files
 
 
 class Known:

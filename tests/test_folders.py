@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from winfleet import runs
-from winfleet.folders import FolderError, digest, list_files, pack, unpack, verify
-from winfleet.outputs import outputs
+from winfleet.host.outputs import outputs
+from winfleet.launcher import runs
+from winfleet.transfer.folders import FolderError, digest, list_files, pack, unpack, verify
 
 LONG = "길다" * 40  # 240 bytes, more than a tar header's own 100
 

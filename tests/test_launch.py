@@ -19,7 +19,7 @@ from conftest import ENVIRONMENT, SCRIPTS, Fleet, processes_with, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 from winfleet.plan import Plan, lay_out_hosts
 from winfleet.status import Status, StatusError, fetch
-from winfleet.verdict import find_culprit
+from winfleet.view.verdict import find_culprit
 
 LAUNCH = [sys.executable, "-m", "winfleet.launch"]
 

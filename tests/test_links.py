@@ -15,21 +15,21 @@ from typing import Any
 import pytest
 from conftest import ENVIRONMENT, needs_namespaces
 from namespaces import Net, made
-from winfleet import links
-from winfleet.links import Link, LinkError, Listener, Target, bandwidth, reach, round_trip, rounds
+from winfleet.rehearsal import links
+from winfleet.rehearsal.links import Link, LinkError, Listener, Target, bandwidth, reach, round_trip, rounds
 
 TOKEN = "0123456789abcdef" * 4
 HERE = "127.0.0.1"
 
 LISTEN = f"""
 import sys, time
-from winfleet.links import Listener
+from winfleet.rehearsal.links import Listener
 print(Listener(sys.argv[1], 0, {TOKEN!r}, sys.argv[2].split(",")).port, flush=True)
 time.sleep(60)
 """
 MEASURE = f"""
 import json, sys
-from winfleet.links import Target, bandwidth, reach, round_trip
+from winfleet.rehearsal.links import Target, bandwidth, reach, round_trip
 address, port = sys.argv[1], int(sys.argv[2])
 closed = reach([Target(host="b", address=address, port=port)], {TOKEN!r})
 values = [] if closed else [bandwidth(address, port, {TOKEN!r}, 1.0), round_trip(address, port, {TOKEN!r})]

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from conftest import ENVIRONMENT, wait_until
 from uv import find_uv_bin
-from winfleet import environment, making
-from winfleet.lock import LockError
-from winfleet.making_watch import Making, ask, parse, watch
-from winfleet.runs import HostError
-from winfleet.wheels import Environment, check_build, download
+from winfleet.environments import environment, making
+from winfleet.environments.lock import LockError
+from winfleet.environments.making_watch import Making, ask, parse, watch
+from winfleet.environments.wheels import Environment, check_build, download
+from winfleet.launcher.runs import HostError
 
 ADDRESS = "127.0.0.9"
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -65,7 +65,7 @@ class Host:
 
     def start(self, job: Path) -> None:
         """As the scheduled task does on Windows."""
-        words = ["-m", "winfleet.making", "--job", str(job), "--port", str(self.port)]
+        words = ["-m", "winfleet.environments.making", "--job", str(job), "--port", str(self.port)]
         self.started.append(subprocess.Popen([sys.executable, *words], env=ENVIRONMENT))
 
     def begin(self) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from test_preflight import found, wanted
-from winfleet.names import LONGEST_PATH, explain_unholdable, find_troubles, room_below
-from winfleet.preflight import find_problems
+from winfleet.preflight.judge import find_problems
+from winfleet.transfer.names import LONGEST_PATH, explain_unholdable, find_troubles, room_below
 
 HOME = "C:\\winfleet"
 ROOM = 200

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from winfleet.agent import Starts
-from winfleet.batch_settings import ACCUMULATION, BATCH, Setting, SettingsError, change, find, find_both, put
 from winfleet.causes import explain
-from winfleet.folders import list_files
-from winfleet.oom import (
+from winfleet.launcher.agent import Starts
+from winfleet.launcher.proposals import proposal, propose, write_proposal
+from winfleet.plan import Plan, lay_out_hosts
+from winfleet.rank.batch_settings import ACCUMULATION, BATCH, Setting, SettingsError, change, find, find_both, put
+from winfleet.rank.oom import (
     Change,
     KeptError,
     Note,
@@ -23,9 +24,8 @@ from winfleet.oom import (
     read_note,
     smallest_factor,
 )
-from winfleet.plan import Plan, lay_out_hosts
-from winfleet.proposals import proposal, propose, write_proposal
 from winfleet.status import Cause, describe_failure
+from winfleet.transfer.folders import list_files
 
 CONFIG = """\
 # Mine.

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import ENVIRONMENT, ROOT, needs_namespaces
-from winfleet.advice import advise, halved, predict_run, with_cable, with_workers
-from winfleet.allreduce import (
+from winfleet.rehearsal.advice import advise, halved, predict_run, with_cable, with_workers
+from winfleet.rehearsal.allreduce import (
     BUCKET,
     FIRST_BUCKET,
     MIB,
@@ -24,7 +24,7 @@ from winfleet.allreduce import (
     ring_seconds,
     wire_seconds,
 )
-from winfleet.prediction import AllReduce, HostSpeed, Measured, Prediction, predict, predict_averaging, table
+from winfleet.rehearsal.prediction import AllReduce, HostSpeed, Measured, Prediction, predict, predict_averaging, table
 
 GIGABIT = RingLink(bytes_per_second=117e6, latency_seconds=1e-4)
 

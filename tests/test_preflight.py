@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from conftest import ENVIRONMENT, ROOT, SCRIPTS
-from winfleet.found import Found, read
-from winfleet.preflight import Wanted, check_command, check_files, find_problems, runs_going_on, split_command
-from winfleet.problems import CHECKS, FIRM, Problem, error_text, read_names, sort_out
+from winfleet.preflight.found import Found, read
+from winfleet.preflight.judge import Wanted, check_command, check_files, find_problems, runs_going_on, split_command
+from winfleet.preflight.problems import CHECKS, FIRM, Problem, error_text, read_names, sort_out
 
 
 def wanted(**values: Any) -> Wanted:

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 from test_preflight import wanted
-from winfleet.comparisons import compare_hosts, name_odd, table
-from winfleet.deployed import find_lacking, interpreter_path
-from winfleet.found import Found, adapter_kind, read
-from winfleet.preflight import find_problems, say_late
-from winfleet.preflight_hosts import check_host
-from winfleet.problems import CHECKS, Problem
+from winfleet.preflight.comparisons import compare_hosts, name_odd, table
+from winfleet.preflight.deployed import find_lacking, interpreter_path
+from winfleet.preflight.found import Found, adapter_kind, read
+from winfleet.preflight.hosts import check_host
+from winfleet.preflight.judge import find_problems, say_late
+from winfleet.preflight.problems import CHECKS, Problem
 
 RTX = {
     "name": "NVIDIA GeForce RTX 3060",

@@ -14,13 +14,10 @@ from typing import Any
 import pytest
 from conftest import Fleet, needs_namespaces, processes_with
 from namespaces import Net, made
-from winfleet import peers
-from winfleet.links import Link, Target
-from winfleet.peers import Peer, PeerError, ask_all
 from winfleet.plan import Plan, lay_out_hosts
-from winfleet.prediction import Prediction
-from winfleet.rehearsal import Outcome, Reduce, Rehearsal, Rehearsed, Shelf, as_link, as_reduce, key_of, reduce_bytes
-from winfleet.rehearsal_checks import (
+from winfleet.rank.trial import Step, Trial, summarize
+from winfleet.rehearsal import peers
+from winfleet.rehearsal.checks import (
     Facts,
     as_closed,
     check_clocks,
@@ -34,9 +31,22 @@ from winfleet.rehearsal_checks import (
     note_builds,
     note_slow_links,
 )
-from winfleet.rehearsal_report import describe, describe_links, grounds, guide_table, predict_plan, ring_links
-from winfleet.rehearse import folder_digest
-from winfleet.trial import Step, Trial, summarize
+from winfleet.rehearsal.controller import (
+    Outcome,
+    Reduce,
+    Rehearsal,
+    Rehearsed,
+    Shelf,
+    as_link,
+    as_reduce,
+    key_of,
+    reduce_bytes,
+)
+from winfleet.rehearsal.host import folder_digest
+from winfleet.rehearsal.links import Link, Target
+from winfleet.rehearsal.peers import Peer, PeerError, ask_all
+from winfleet.rehearsal.prediction import Prediction
+from winfleet.rehearsal.summary import describe, describe_links, grounds, guide_table, predict_plan, ring_links
 
 CODE, DATA = "c" * 12, "d" * 12
 
@@ -153,7 +163,7 @@ def test_a_large_folder_is_compared_by_names_and_sizes(tmp_path: Path, monkeypat
     (tmp_path / "a").write_text("one")
     whole = folder_digest(tmp_path)
     assert whole[1]
-    monkeypatch.setattr("winfleet.rehearse.DIGEST_BYTES", 1)
+    monkeypatch.setattr("winfleet.rehearsal.host.DIGEST_BYTES", 1)
     listed = folder_digest(tmp_path)
     (tmp_path / "a").write_text("two")
     assert folder_digest(tmp_path) == listed == (listed[0], False)

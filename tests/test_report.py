@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 from browser import PROGRAM, Browser
-from winfleet import plots, records, report
-from winfleet.advice import predict_run
-from winfleet.allreduce import RingLink
-from winfleet.prediction import HostSpeed, Measured
+from winfleet import report
+from winfleet.rehearsal.advice import predict_run
+from winfleet.rehearsal.allreduce import RingLink
+from winfleet.rehearsal.prediction import HostSpeed, Measured
+from winfleet.view import plots, records
 
 START = 1_795_560_300.0
 SECONDS = 58

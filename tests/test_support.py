@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from conftest import Fleet
-from winfleet import gather, support
 from winfleet.plan import Plan, lay_out_hosts
-from winfleet.redaction import Redactor, accounts_in, secrets_in, spellings, without_secrets
+from winfleet.support import archive, gather
+from winfleet.support.redaction import Redactor, accounts_in, secrets_in, spellings, without_secrets
 
 WANDB = "0123456789abcdef" * 2 + "01234567"
 HF = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz0123456789"
@@ -87,27 +87,27 @@ def test_secrets_come_from_the_environment_too_and_its_folder_is_none(monkeypatc
         "OLDPWD": "/y",
     }.items():
         monkeypatch.setenv(name, value)
-    found = support.secrets_of_environment(["SPECIAL"])
+    found = archive.secrets_of_environment(["SPECIAL"])
     assert {"w1x2", "d1e2", "s1t2"} <= found
     assert not {"/tmp/x", "/y"} & found
 
 
 def test_the_newest_run_is_taken_unless_another_is_named(tmp_path: Path) -> None:
-    assert support.choose_run(tmp_path, "") == ""
+    assert archive.choose_run(tmp_path, "") == ""
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "plan.json").write_text("{}")
         time.sleep(0.02)
     (tmp_path / "c").mkdir()
-    assert support.choose_run(tmp_path, "") == "b"
-    assert support.choose_run(tmp_path, "a") == "a"
-    with pytest.raises(support.SupportError, match=r"fleet_run '../a' is not a run name\n  hint: "):
-        support.choose_run(tmp_path, "../a")
+    assert archive.choose_run(tmp_path, "") == "b"
+    assert archive.choose_run(tmp_path, "a") == "a"
+    with pytest.raises(archive.SupportError, match=r"fleet_run '../a' is not a run name\n  hint: "):
+        archive.choose_run(tmp_path, "../a")
 
 
 def test_what_a_host_sends_is_bounded(tmp_path: Path) -> None:
-    archive = tmp_path / "x.tar.gz"
-    with tarfile.open(archive, "w:gz") as tar:
+    sent = tmp_path / "x.tar.gz"
+    with tarfile.open(sent, "w:gz") as tar:
         for name, size in (("../out", 1), ("/abs", 1), ("huge", 2_000_000), *((f"run/{n}", 1) for n in range(400))):
             member = tarfile.TarInfo(name)
             member.size = size
@@ -115,17 +115,17 @@ def test_what_a_host_sends_is_bounded(tmp_path: Path) -> None:
         link = tarfile.TarInfo("link")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
-    found = support.read_archive(archive)
+    found = archive.read_archive(sent)
     assert len(found) == 300
     assert {name.partition("/")[0] for name in found} == {"run"}
-    archive.write_bytes(b"no archive")
-    with pytest.raises(support.SupportError, match="what it sent cannot be read"):
-        support.read_archive(archive)
+    sent.write_bytes(b"no sent")
+    with pytest.raises(archive.SupportError, match="what it sent cannot be read"):
+        archive.read_archive(sent)
 
 
 def test_hostile_texts_and_names_stay_harmless(tmp_path: Path) -> None:
     files = {"hosts/pc1/run/\x1b[2J..\\x:y.log": b"\x1b[31mred\x07\x00 \xff", "hosts/pc1/run/\x1b[2J..\\x;y.log": b"b"}
-    support.write(support.Bundle(files=files), tmp_path / "x.zip")
+    archive.write(archive.Bundle(files=files), tmp_path / "x.zip")
     with zipfile.ZipFile(tmp_path / "x.zip") as made:
         names = sorted(made.namelist())
         assert names == [

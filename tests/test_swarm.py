@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 from conftest import ENVIRONMENT, wait_until
-from winfleet import receiver, remote
 from winfleet.files import held
-from winfleet.folders import SHORT, digest, list_files, pack
-from winfleet.seeding import Progress, Share, seed
-from winfleet.swarm import Folder, Job, Result
-from winfleet.torrents import SwarmError, make_torrent, open_session, parameters_of
+from winfleet.host import remote
+from winfleet.transfer import receiver
+from winfleet.transfer.folders import SHORT, digest, list_files, pack
+from winfleet.transfer.seeding import Progress, Share, seed
+from winfleet.transfer.swarm import Folder, Job, Result
+from winfleet.transfer.torrents import SwarmError, make_torrent, open_session, parameters_of
 
 lt = pytest.importorskip("libtorrent")
 
@@ -93,7 +94,7 @@ class Cluster:
             "controllers": (CONTROLLER,), "port": self.port, "patience_seconds": 20.0,
         }  # fmt: skip
         (home / "job.json").write_text(Job(**{**values, **changed}).to_json(), "utf-8")
-        command = [sys.executable, "-W", "error", "-m", "winfleet.swarm", "--job", str(home / "job.json")]
+        command = [sys.executable, "-W", "error", "-m", "winfleet.transfer.swarm", "--job", str(home / "job.json")]
         process = subprocess.Popen(command, env=ENVIRONMENT, text=True, stderr=subprocess.PIPE)
         self.started.append(process)
         return process

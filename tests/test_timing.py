@@ -15,12 +15,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from winfleet import stuck
+from winfleet.launcher import stuck
+from winfleet.launcher.stuck import Alarm, Lookout
+from winfleet.rank.stacks import REQUEST, Teller, find_place
+from winfleet.rank.timing import Clock, GradientExchange, Mark, split, watch_waits
 from winfleet.runner import Meter
-from winfleet.stacks import REQUEST, Teller, find_place
 from winfleet.status import Rank
-from winfleet.stuck import Alarm, Lookout
-from winfleet.timing import Clock, GradientExchange, Mark, split, watch_waits
 
 LATE = 0.05  # seconds that rank 1 works longer in each step
 

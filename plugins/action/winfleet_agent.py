@@ -15,8 +15,8 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from winfleet.folders import SHORT, digest, list_files
-from winfleet.package import stage
+from winfleet.environments.package import stage
+from winfleet.transfer.folders import SHORT, digest, list_files
 
 PACKAGES = ("psutil", "nvidia-ml-py", "libtorrent")  # of the agent's Python; the versions are the control node's
 

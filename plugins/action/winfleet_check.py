@@ -11,10 +11,10 @@ from ansible import context
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from winfleet.comparisons import table
-from winfleet.found import Found, read
-from winfleet.preflight import Wanted, find_problems, runs_going_on
-from winfleet.problems import error_text, read_names, sort_out
+from winfleet.preflight.comparisons import table
+from winfleet.preflight.found import Found, read
+from winfleet.preflight.judge import Wanted, find_problems, runs_going_on
+from winfleet.preflight.problems import error_text, read_names, sort_out
 
 
 class ActionModule(ActionBase):

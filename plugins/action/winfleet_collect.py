@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from winfleet.fetching import bring
-from winfleet.folders import filter_as_data, is_plain
+from winfleet.transfer.fetching import bring
+from winfleet.transfer.folders import filter_as_data, is_plain
 
 
 class ActionModule(ActionBase):

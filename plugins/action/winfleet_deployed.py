@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from winfleet.deployed import find_lacking, interpreter_path
-from winfleet.found import read
+from winfleet.preflight.deployed import find_lacking, interpreter_path
+from winfleet.preflight.found import read
 
 
 class ActionModule(ActionBase):

@@ -7,12 +7,12 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from winfleet.digest_cache import DigestCache
-from winfleet.folders import SHORT, FolderError, digest, list_files
-from winfleet.names import explain_unholdable
-from winfleet.package import stage
-from winfleet.receiver import keep_key
-from winfleet.torrents import SwarmError, make_torrent
+from winfleet.environments.package import stage
+from winfleet.transfer.digest_cache import DigestCache
+from winfleet.transfer.folders import SHORT, FolderError, digest, list_files
+from winfleet.transfer.names import explain_unholdable
+from winfleet.transfer.receiver import keep_key
+from winfleet.transfer.torrents import SwarmError, make_torrent
 
 
 class ActionModule(ActionBase):

@@ -11,8 +11,8 @@ from typing import Any
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from winfleet.causes import describe_unreachable
-from winfleet.fetching import bring
-from winfleet.support import SupportError, choose_run
+from winfleet.support.archive import SupportError, choose_run
+from winfleet.transfer.fetching import bring
 
 
 class ActionModule(ActionBase):

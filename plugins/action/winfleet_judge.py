@@ -10,10 +10,10 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from winfleet.files import write_atomic
 from winfleet.plan import Plan
-from winfleet.problems import error_text, read_names, sort_out
-from winfleet.receiver import token_for
-from winfleet.rehearsal import Shelf, rehearse
-from winfleet.rehearsal_report import describe, guide_table, predict_plan
+from winfleet.preflight.problems import error_text, read_names, sort_out
+from winfleet.rehearsal.controller import Shelf, rehearse
+from winfleet.rehearsal.summary import describe, guide_table, predict_plan
+from winfleet.transfer.receiver import token_for
 
 display = Display()
 

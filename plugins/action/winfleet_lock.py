@@ -8,11 +8,11 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from uv import find_uv_bin
-from winfleet.lock import LockError, read_lock
+from winfleet.environments.lock import LockError, read_lock
 
 
 class ActionModule(ActionBase):
-    """winfleet_lock: project, fallback, python, torch_backend; returns what winfleet.lock.read_lock() does, and "uv"."""
+    """winfleet_lock: project, fallback, python, torch_backend; returns what winfleet.environments.lock.read_lock() does, and "uv"."""
 
     _supports_check_mode = True
     _supports_async = False

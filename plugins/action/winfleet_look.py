@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from winfleet.found import number
-from winfleet.preflight import say_late
+from winfleet.preflight.found import number
+from winfleet.preflight.judge import say_late
 
 
 class LateError(BaseException):

@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from winfleet.making_watch import Making, watch
+from winfleet.environments.making_watch import Making, watch
 
 display = Display()
 

@@ -9,7 +9,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from winfleet.files import write_atomic
 from winfleet.plan import Plan, PlanError, choose_backend, lay_out_hosts
-from winfleet.preflight import split_command
+from winfleet.preflight.judge import split_command
 
 
 class ActionModule(ActionBase):

@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from winfleet.plan import PROBE_PORT, Plan
-from winfleet.receiver import token_for
+from winfleet.transfer.receiver import token_for
 
 
 class ActionModule(ActionBase):

@@ -11,7 +11,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from winfleet import report
 from winfleet.files import write_atomic
-from winfleet.proposals import propose
+from winfleet.launcher.proposals import propose
 from winfleet.status import describe_failure
 
 display = Display()

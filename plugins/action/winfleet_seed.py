@@ -10,12 +10,12 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from winfleet.folders import SHORT, list_files, pack
 from winfleet.plan import SWARM_PORT
-from winfleet.receiver import ReceiverError, send, token_for
-from winfleet.seeding import Progress, Share, seed
-from winfleet.swarm import Result
-from winfleet.torrents import SwarmError
+from winfleet.transfer.folders import SHORT, list_files, pack
+from winfleet.transfer.receiver import ReceiverError, send, token_for
+from winfleet.transfer.seeding import Progress, Share, seed
+from winfleet.transfer.swarm import Result
+from winfleet.transfer.torrents import SwarmError
 
 display = Display()
 

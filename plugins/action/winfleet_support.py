@@ -12,8 +12,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from winfleet.redaction import SECRET_NAME, secrets_in, without_secrets
-from winfleet.support import (
+from winfleet.support.archive import (
     Bundle,
     SupportError,
     accounts_here,
@@ -24,6 +23,7 @@ from winfleet.support import (
     secrets_of_environment,
     write,
 )
+from winfleet.support.redaction import SECRET_NAME, secrets_in, without_secrets
 
 display = Display()
 OURS = ("fleet_", "uv_env_", "data_sync_", "accelerate_config_", "launch_", "firewall_", "winrm_setup_", "power_plan_")

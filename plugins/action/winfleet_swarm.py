@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from winfleet.receiver import token_for
+from winfleet.transfer.receiver import token_for
 
 ARCHIVE_SPARE = 1.1  # a tar archive is larger than its files
 

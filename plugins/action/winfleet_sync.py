@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from winfleet.folders import list_files, pack
+from winfleet.transfer.folders import list_files, pack
 
 
 class ActionModule(ActionBase):

@@ -8,8 +8,8 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from winfleet.lock import LockError
-from winfleet.wheels import Environment, check_build, download
+from winfleet.environments.lock import LockError
+from winfleet.environments.wheels import Environment, check_build, download
 
 
 class ActionModule(ActionBase):

@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.host_facts import look
-from ansible.module_utils.remote import OPERATIONS, HostError, perform
+from ansible.module_utils.host.facts import look
+from ansible.module_utils.host.remote import OPERATIONS, HostError, perform
 
 DOCUMENTATION = """
 module: winfleet_host
 short_description: Looks at a host, or does one step of a run there
-description: Operations and their arguments are those of train/winfleet/remote.py; `look` finds what the host has and changes nothing.
+description: Operations and their arguments are those of train/winfleet/host/remote.py; `look` finds what the host has and changes nothing.
 options:
   operation: {description: What to do., type: str, default: look}
   home: {description: Folder for everything of winfleet on this host., type: path, required: true}

@@ -2,7 +2,7 @@
 #Requires -Module Ansible.ModuleUtils.Legacy
 
 # What a task asks of a Windows host; plugins/modules/winfleet_host.py documents it and is the same for Linux. `look`
-# needs no Python there, and `agent` brings one. All else is train/winfleet/remote.py, run by the agent's Python.
+# needs no Python there, and `agent` brings one. All else is train/winfleet/host/remote.py, run by the agent's Python.
 # Written for Windows PowerShell 5.1, without C# of its own: compiling it would cost a second a task.
 
 $ErrorActionPreference = 'Stop'
@@ -59,7 +59,7 @@ function Invoke-Agent {
     }
     $call = @{ operation = $operation; home = $base; arguments = $given; check = $check }
     if ($secrets.Count) { $call.arguments.secrets = $secrets }
-    $done = Invoke-Program -Program $python -Line '-m winfleet.remote' -Folder $package.FullName -Text (ConvertTo-Json -InputObject $call -Depth 20 -Compress)
+    $done = Invoke-Program -Program $python -Line '-m winfleet.host.remote' -Folder $package.FullName -Text (ConvertTo-Json -InputObject $call -Depth 20 -Compress)
     $last = @($done.out.Trim() -split "`n")[-1]
     try { $answer = ConvertFrom-Json -InputObject $last } catch { $answer = $null }
     if ($null -eq $answer) {
@@ -154,7 +154,7 @@ function Get-PendingRestart {
 }
 
 function Get-Firewall {
-    # Enabled rules that block, and the profiles in use that are on. train/winfleet/preflight_hosts.py judges them.
+    # Enabled rules that block, and the profiles in use that are on. train/winfleet/preflight/hosts.py judges them.
     $rules = Get-NetFirewallRule -Direction Inbound -Action Block -Enabled True -PolicyStore ActiveStore -ErrorAction SilentlyContinue
     $blocks = foreach ($rule in $rules) {
         $port = $rule | Get-NetFirewallPortFilter
@@ -252,7 +252,7 @@ function Test-Ours {
 }
 
 function Get-RunState {
-    # As runs.py has it: "lost" where the launcher is gone.
+    # As launcher/runs.py has it: "lost" where the launcher is gone.
     param([string]$Folder)
 
     $file = [IO.Path]::Combine($Folder, 'status.json')

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from winfleet.board import Board
 from winfleet.causes import LAUNCHER, advise
 from winfleet.causes_table import MACHINE
 from winfleet.files import send_output_to
-from winfleet.hardware import gpu_names, owner_of_port, usable_cores
+from winfleet.launcher.board import Board
+from winfleet.launcher.hardware import gpu_names, owner_of_port, usable_cores
 from winfleet.plan import (
     AGENTS_PORT,
     HOST_NAME,
@@ -239,7 +239,7 @@ def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool)
         take_secrets(folder)
         if not console:
             enter_work(plan, host, folder)
-        from winfleet.agent import run_ranks  # torch: seconds, in which the status is there already
+        from winfleet.launcher.agent import run_ranks  # torch: seconds, in which the status is there already
 
         outcome = run_ranks(plan, host, folder, fill_in(plan.command, plan, folder), board, (ports.ranks, ports.agents))
     except BaseException as error:  # before the ranks: no room for the work folder, a torch that cannot be imported
@@ -265,7 +265,7 @@ def detach(plan_file: Path, machine_rank: int, logon: str) -> int:
     password = os.environ.pop("WINFLEET_TASK_PASSWORD", "")  # nobody may inherit it
     process = None
     if os.name == "nt":
-        from winfleet.windows import start_task
+        from winfleet.launcher.windows import start_task
 
         start_task("launcher", words, package, logon, password)
     else:
@@ -296,7 +296,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if found.log:
             send_output_to(found.log)
         if os.name == "nt":
-            from winfleet.windows import end_children_with_me
+            from winfleet.launcher.windows import end_children_with_me
 
             end_children_with_me()
         if found.plan:

@@ -16,8 +16,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from winfleet.files import write_atomic
-from winfleet.records import ReportError, RunData, ends, load
 from winfleet.status import Cause, advise_on, duration, name_failure, plain
+from winfleet.view.records import ReportError, RunData, ends, load
 
 __all__ = ["ReportError", "closing_line", "load", "main", "render"]
 
@@ -176,7 +176,7 @@ def render(run: RunData) -> str:
     import jinja2
     from markupsafe import Markup
 
-    from winfleet import plots
+    from winfleet.view import plots
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -32,11 +32,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data.dataloader import DataLoader, _BaseDataLoaderIter
 
 from winfleet.files import send_output_to, write_atomic
-from winfleet.oom import MAX_SIZES, Note, check_taken, is_out_of_memory
-from winfleet.stacks import Teller
+from winfleet.rank.oom import MAX_SIZES, Note, check_taken, is_out_of_memory
+from winfleet.rank.stacks import Teller
+from winfleet.rank.timing import Clock, Mark, split, watch_waits
+from winfleet.rank.trial import Stopwatch, tensor_bytes, watch
 from winfleet.status import STOP_AT, STOPPING, plain, stop_step
-from winfleet.timing import Clock, Mark, split, watch_waits
-from winfleet.trial import Stopwatch, tensor_bytes, watch
 
 WRITE_SECONDS: Final = 0.5
 JOIN_SECONDS: Final = 5.0

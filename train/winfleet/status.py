@@ -332,6 +332,6 @@ def time_left(statuses: Sequence[Status]) -> float | None:
 if __name__ == "__main__":
     import sys
 
-    from winfleet.watch import main
+    from winfleet.view.watch import main
 
     sys.exit(main())

@@ -1,0 +1,216 @@
+"""The Python environment of a worker: made by uv from the lock, or an interpreter that is given. Standard library alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import textwrap
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..causes import advise, explain
+from ..launcher.runs import HostError
+from ..transfer.folders import SHORT
+
+KEEP = 2  # environments: the new one, and the one before it
+OFFLINE_HINT = "set uv_env_wheels for a host without internet"
+LIMIT_MINUTES = 60.0  # a CUDA build has 3 GB, half an hour at 15 Mbit/s
+SILENT_SECONDS = "120"  # of an index, until uv asks again; its own 30 are few for a slow line
+SAID = 3_000  # characters of a program's last words
+
+LOOK = """
+import importlib.metadata, json, platform, sys
+found = {"python": platform.python_version()}
+for name in json.loads(sys.argv[1]):
+    try:
+        found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
+PROVE = """
+import sys, torch
+gpus, seen = int(sys.argv[1]), torch.cuda.device_count()
+if gpus and not seen:
+    sys.exit(f"torch {torch.__version__} sees none of the {gpus} GPUs that nvidia-smi lists")
+for device in [f"cuda:{n}" for n in range(seen)] or ["cpu"]:
+    ones = torch.ones(64, 64, device=device)
+    assert float((ones @ ones).sum()) == 64.0**3, f"a matrix product on {device} is wrong"
+"""
+
+
+class Step(NamedTuple):
+    """One command on the way to an environment."""
+
+    title: str
+    command: list[str]
+    hint: str
+
+
+def look(python: str, names: list[str]) -> dict[str, str]:
+    """Versions of an interpreter and its packages. Raises OSError or CalledProcessError."""
+    found = subprocess.run([python, "-I", "-c", LOOK, json.dumps(names)], check=True, capture_output=True, text=True)
+    versions: dict[str, str] = json.loads(found.stdout)
+    return versions
+
+
+def differences(found: dict[str, str], wanted: dict[str, list[str]], python_version: str) -> list[str]:
+    """What does not satisfy the lock. A local part, as +cpu or +cu130, tells builds of one version apart and is let pass."""
+    said = [
+        f"{name} is {found.get(name, 'missing')}, the lock says {' or '.join(versions)}"
+        for name, versions in sorted(wanted.items())
+        if found.get(name, "").partition("+")[0] not in versions
+    ]
+    if not found["python"].startswith(python_version + "."):
+        said.append(f"Python is {found['python']}, wanted is {python_version}")
+    return said
+
+
+def interpreter(folder: Path) -> Path:
+    """Python of an environment."""
+    return folder / "Scripts" / "python.exe" if os.name == "nt" else folder / "bin" / "python"
+
+
+def build_of(folder: Path) -> str:
+    """Version of the environment's torch with its build, as 2.13.0+cu130; "" where there is none."""
+    packages = folder.glob("Lib/site-packages" if os.name == "nt" else "lib/python*/site-packages")
+    found = [path for place in packages for path in place.glob("torch-*.dist-info")]
+    return found[0].name[len("torch-") : -len(".dist-info")] if found else ""
+
+
+def is_cpu_build(version: str, *, windows: bool) -> bool:
+    """Whether a torch is the build without GPUs: +cpu, and what PyPI has for Windows."""
+    local = version.partition("+")[2]
+    return local == "cpu" or (windows and bool(version) and not local)
+
+
+def is_whole(folder: Path, given: Mapping[str, Any]) -> bool:
+    """Whether the environment is there. One without GPUs on a host that has got some since then does not count."""
+    return (folder / "winfleet.json").is_file() and not (
+        wanted_gpus(given) and is_cpu_build(build_of(folder), windows=os.name == "nt")
+    )
+
+
+def wanted_gpus(given: Mapping[str, Any]) -> int:
+    """How many GPUs torch must see: none where its CPU build is asked for by name."""
+    return 0 if given["torch_backend"] == "cpu" else int(given.get("gpus", 0))
+
+
+def steps(given: Mapping[str, Any], folder: Path, requirements: Path) -> list[Step]:
+    """The commands that make the environment, in their order."""
+    uv = str(given.get("uv") or folder.parent.parent / "agent" / ("uv.exe" if os.name == "nt" else "uv"))
+    python, base = str(interpreter(folder)), given["base"] or given["python_version"]
+    offline = ["--offline", "--no-index", "--find-links", str(given["wheels"])] if given["wheels"] else []
+    backend = [f"--torch-backend={given['torch_backend']}"] if given["torch_backend"] and not offline else []
+    hint = (
+        f"a wheel in {given['wheels']} is spoiled or missing; if winfleet brought that folder, remove it and run again" if offline
+        else f"is the package index reachable from this host? {given.get('offline_hint', OFFLINE_HINT)}"
+    )  # fmt: skip
+    build = (
+        "the wheels hold torch's CPU build: set uv_env_torch_backend as uv_env's README says" if offline
+        else "is the driver new enough for this build? set uv_env_torch_backend to another, as cu126, or to cpu"
+    )  # fmt: skip
+    return [
+        Step("Python", [uv, "venv", "--python", str(base), *offline[:1], str(folder)], hint),
+        Step("packages", [uv, "pip", "sync", "--python", python, "--require-hashes", *offline, str(requirements)], hint),
+        Step("torch", [uv, "pip", "install", "--python", python, *offline, *backend, f"torch=={given['torch']}"], hint),
+        Step("a matrix product on each device", [python, "-I", "-c", PROVE, str(wanted_gpus(given))], build),
+    ]  # fmt: skip
+
+
+def make(home: Path, given: Mapping[str, Any], folder: Path, say: Callable[[str], object] = str) -> None:
+    """Makes the environment; its mark is written last, so that a half-made one is made again. Raises HostError.
+
+    `say` is told each step's title; what its program prints goes to env/<digest>.log.
+    """
+    environment = {**os.environ, "NO_COLOR": "1", "UV_PYTHON_INSTALL_DIR": str(home / "agent" / "interpreters")}
+    environment.setdefault("UV_HTTP_TIMEOUT", SILENT_SECONDS)
+    if os.name == "nt":  # nothing of ours lies below the user's folder, whose name may not be ASCII
+        environment |= {"UV_CACHE_DIR": str(home / "agent" / "cache"), "PYTHONUTF8": "1"}
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    requirements = folder.parent / f"{folder.name}.requirements.txt"
+    requirements.write_text(given["requirements"], encoding="utf-8")
+    minutes = float(given.get("limit_minutes") or LIMIT_MINUTES)
+    deadline, log = time.monotonic() + 60 * minutes, log_of(folder)
+    for step in steps(given, folder, requirements):
+        say(step.title)
+        run(step, environment, log, deadline, minutes)
+    for old in sorted(folder.parent.glob("*/winfleet.json"), key=lambda path: path.stat().st_mtime)[: -KEEP + 1]:
+        shutil.rmtree(old.parent)
+    (folder / "winfleet.json").write_text(json.dumps({"digest": given["digest"]}), encoding="utf-8")
+
+
+def log_of(folder: Path) -> Path:
+    """The file with what uv prints while it makes this environment."""
+    return folder.with_name(f"{folder.name}.log")
+
+
+def last_words(log: Path) -> str:
+    """The end of what a program printed; "" where there is nothing."""
+    try:
+        return log.read_bytes()[-SAID:].decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+
+
+def run(step: Step, environment: Mapping[str, str], log: Path, deadline: float, minutes: float) -> None:
+    """Runs a step's command until it has ended, or until `deadline` (monotonic). Raises HostError with its last words."""
+    named = f"`{' '.join(step.command[:3])}`"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            step.command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=file, stderr=file
+        )
+        try:
+            code = process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise HostError(
+                f"{named} was not done after {minutes:.12g} minutes:\n{last_words(log)}\n"
+                "hint: run again, what was downloaded is kept; or set uv_env_limit_minutes for a slow line"
+            ) from None
+    if code:
+        said = last_words(log)
+        quoted = textwrap.indent(said, "  | ")  # uv says "error: " too
+        raise HostError(f"{named} failed with {code}:\n{quoted}{advise_on_packages(said, step.hint)}")
+
+
+def advise_on_packages(said: str, hint: str) -> str:
+    """Cause and hint for the words of uv, or of the Python that it made; the step's own hint too where it may help."""
+    known = explain(said)
+    return advise(said, "this host") + ("" if known and not known.code.startswith("index-") else f"\nhint: {hint}")
+
+
+def ensure(home: Path, given: Mapping[str, Any], *, check: bool) -> dict[str, Any]:
+    """Makes env/<digest> if it is missing, or takes `python`; {"changed", "python", "versions"}.
+
+    Raises HostError where uv fails, or where the interpreter does not satisfy the lock.
+    """
+    folder, changed = home / "env" / given["digest"][:SHORT], False
+    python = given["python"] or str(interpreter(folder))
+    if not given["python"] and not is_whole(folder, given):
+        if given["refuse"]:
+            raise HostError(
+                f"no environment {folder}, and none is made with fleet_skip_deploy\n"
+                "hint: run deploy_and_train.yml without it once"
+            )
+        changed = True
+        if check:
+            return {"changed": True, "python": python, "versions": {}}
+        make(home, given, folder)
+    try:
+        versions = look(python, list(given["direct"]))
+    except (OSError, subprocess.CalledProcessError, ValueError) as error:
+        said = (getattr(error, "stderr", "") or str(error)).strip()
+        raise HostError(
+            f"{python} cannot be used: {said}\nhint: set uv_env_python to a Python, or to nothing"
+        ) from None
+    if wrong := differences(versions, given["direct"], given["python_version"]):
+        fix = f"install train/constraints.txt into {python}, or leave uv_env_python empty"
+        raise HostError(f"{python} does not satisfy the lock: {'; '.join(wrong)}\nhint: {fix}")
+    return {"changed": changed, "python": python, "versions": versions}

@@ -1,0 +1,104 @@
+"""What a run left on a host, packed for the controller. Standard library alone, for Ansible's module."""
+
+from __future__ import annotations
+
+import hmac
+import io
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..launcher.runs import read_status, state_of
+from ..serving import Handler, Server, serving
+from ..transfer.folders import SHORT
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Plain files, not through links."""
+    for parent, folders, names in os.walk(folder):  # nothing where the folder is missing
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for name in names:
+            path = Path(parent, name)
+            if path.is_file() and not path.is_symlink():
+                yield path
+
+
+def outputs(work: Path, code: Path, data: Path) -> list[Path]:
+    """What the command wrote into its working folder: files that neither code nor data have, the newest checkpoint alone.
+
+    On Windows work/data is a junction or hard links, which files_below() goes into.
+    """
+    found = [
+        path
+        for path in files_below(work)
+        if not (code / path.relative_to(work)).exists()
+        and not (path.is_relative_to(work / "data") and (data / path.relative_to(work / "data")).exists())
+    ]
+    saved = {path for path in work.rglob("checkpoints/*") if path.is_dir()}
+    newest = max(saved, key=lambda path: path.stat().st_mtime, default=None)
+    return [path for path in found if not any(old in path.parents for old in saved if old != newest)]
+
+
+def add_status(tar: tarfile.TarFile, folder: Path) -> None:
+    """Adds status.json, which says "lost" where it still says "running" and its launcher is gone."""
+    if status := read_status(folder):
+        text = json.dumps({**status, "state": state_of(folder)}).encode()
+        member = tarfile.TarInfo("status.json")
+        member.size = len(text)
+        tar.addfile(member, io.BytesIO(text))
+
+
+def pack(home: Path, run: str, *, code: str, data: str, all_outputs: bool, limit_mb: int) -> dict[str, Any]:
+    """{"archive": path of a .tar.gz in "folder", a new one, "outputs_mb", "left": folder of outputs that were too large, else ""}."""
+    folder = home / "runs" / run
+    work = folder / "work"
+    kept = outputs(work, home / "code" / (code or "none")[:SHORT], home / "data" / (data or "none")[:SHORT])
+    if not all_outputs:
+        kept = [path for path in kept if "wandb" in path.relative_to(work).parts]
+    size = sum(path.stat().st_size for path in kept) / 1e6
+    logs = [*folder.glob("*.log"), *folder.glob("*.jsonl"), *folder.glob("*.stack.txt"), *folder.glob("oom.json")]
+    temporary = Path(tempfile.mkdtemp(prefix="ansible-tmp-winfleet-"))
+    archive = temporary / "run.tar.gz"
+    with tarfile.open(archive, mode="w:gz", compresslevel=1) as tar:
+        for path in logs:
+            tar.add(path, arcname=path.name)
+        add_status(tar, folder)
+        for path in kept if size <= limit_mb else []:
+            tar.add(path, arcname=str(PurePosixPath("work", path.relative_to(work).as_posix())))
+    left = str(work) if size > limit_mb else ""
+    return {
+        "changed": False,
+        "archive": str(archive),
+        "folder": str(temporary),
+        "outputs_mb": round(size, 1),
+        "left": left,
+    }
+
+
+def hand_over(archive: Path, address: str, port: int, token: str, seconds: float) -> bool:
+    """Listens on the address until the archive was fetched once, `GET /<token>`; whether it was, within `seconds`.
+
+    For hosts whose connection is slow for files: WinRM reads half a megabyte a PowerShell start.
+    """
+    fetched = threading.Event()
+
+    class Desk(Handler):
+        def do_GET(self) -> None:
+            if not hmac.compare_digest(self.path.encode(), f"/{token}".encode()):
+                self.answer(404, "nothing of that name is here")
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(archive.stat().st_size))
+            self.end_headers()
+            with archive.open("rb") as file:
+                shutil.copyfileobj(file, self.wfile)
+            fetched.set()
+
+    with serving(Server(address, port, Desk)):
+        return fetched.wait(seconds)

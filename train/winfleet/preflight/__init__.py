@@ -1,0 +1,1 @@
+"""May these hosts train? Pure functions on what hosts said, before anything is changed."""

@@ -1,0 +1,352 @@
+"""May this host train? One function a check, from what the host told and what the run wants. Pure.
+
+What a host could not tell is no problem of it: the rehearsal and the environment's own proof come later.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from winfleet.preflight.found import Adapter, BlockRule, Found, Gpu
+from winfleet.preflight.problems import Problem
+
+PORT_MEANINGS: Final[Mapping[str, str]] = {
+    "29500": "the ranks' store", "29501": "the launchers' rendezvous", "29502": "status", "29503": "swarm",
+    "29504": "link probes",
+}  # fmt: skip
+OUR_PORTS: Final = (29500, 29504)
+WINDOWS_DYNAMIC: Final = (49152, 65535)
+SET_UP: Final = "ansible-playbook worker_setup.yml -i INVENTORY"
+
+SKEW_SECONDS: Final = 30  # what a slow task cannot measure comes off before
+FREE_MEMORY_GIB: Final = 2  # torch and one small model
+SLOW_MBIT: Final = 1000
+STRANGER_MIB: Final = 1024  # below it is a desktop
+FREE_GPU_SHARE: Final = 0.7
+NOT_A_LAN: Final = ("VPN", "WSL", "Docker", "virtual", "Bluetooth")
+DOUBTFUL: Final[Mapping[str, str]] = {
+    "Wi-Fi": "it is slower than a cable and stalls", "mobile": "it is slow", "Hyper-V": "it is right only for a switch of the LAN",
+}  # fmt: skip
+
+# First driver that runs a build of that CUDA major version, on Linux and Windows: table 1 of
+# https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
+FIRST_DRIVER: Final[Mapping[int, int]] = {11: 450, 12: 525, 13: 580}
+OLDEST_CUDA: Final = 12  # of the builds of the locked torch
+# CUDA 13 has no code for GPUs before Turing: its release notes, "Deprecated and Dropped Features".
+CUDA_13_CAPABILITY: Final = (7, 5)
+
+MAX_PATH: Final = 259  # characters, without the terminating zero
+LONGEST_MEMBER: Final = 207  # of an environment with torch 2.13.0 for Windows, below fleet_home
+
+
+def check_host(name: str, found: Found, *, free_disk_gb: float, processes: int, torch_backend: str) -> list[Problem]:
+    """All that is wrong with one host that answered."""
+    problems = [problem for check in CHECKS_OF_A_HOST for problem in check(name, found)]
+    problems += check_disk(name, found, free_disk_gb)
+    problems += check_processes(name, found, processes)
+    return problems + check_driver(name, found, torch_backend)
+
+
+def check_address(name: str, found: Found) -> list[Problem]:
+    """The address must be one of the host's own."""
+    if not found.address:
+        what, hint = "its fleet_address resolves to nothing", f"set fleet_address of {name} to an IPv4 address"
+    elif found.address_error:
+        what = f"{found.address} is not one of its own addresses ({found.address_error})"
+        hint = f"set fleet_address of {name} to {_better(found) or 'the address of its network adapter'}"
+    else:
+        return []
+    return [Problem(where=name, check="address", what=what, hint=hint)]
+
+
+def check_adapter(name: str, found: Found) -> list[Problem]:
+    """The address must be that of a cable; Wi-Fi and slow cables are said."""
+    adapter = found.adapter
+    if adapter is None or adapter.kind == "loopback":
+        return []
+    hint = f"set fleet_address of {name} to {_better(found) or 'the address of a network cable'}"
+    what = f"{found.address} is the address of {adapter.name}, a {adapter.kind} adapter"
+    if adapter.kind in NOT_A_LAN:
+        return [Problem(where=name, check="adapter", what=what, hint=hint)]
+    if adapter.kind in DOUBTFUL:
+        what = f"{what}: {DOUBTFUL[adapter.kind]}"
+        return [Problem(where=name, check="adapter", what=what, hint=hint, warning=True)]
+    if adapter.mbit is not None and adapter.mbit < SLOW_MBIT:
+        what = f"{adapter.name} runs at {adapter.mbit} Mbit/s"
+        hint = "use a cable of category 5e or better and a port of 1 Gbit/s or more"
+        return [Problem(where=name, check="adapter", what=what, hint=hint, warning=True)]
+    return []
+
+
+def _better(found: Found) -> str:
+    """Addresses of other adapters that may be meant: "192.168.0.21 (Ethernet)"; "" where there are none."""
+    rest = [
+        (adapter, address) for adapter in found.adapters for address in adapter.addresses if _is_lan(adapter, address)
+    ]
+    return " or ".join(f"{address} ({adapter.name})" for adapter, address in rest if address != found.address)
+
+
+def _is_lan(adapter: Adapter, address: str) -> bool:
+    try:
+        meant = ipaddress.IPv4Address(address)
+    except ValueError:
+        return False
+    return adapter.kind in ("cable", "Wi-Fi", "Hyper-V") and not meant.is_link_local and not meant.is_loopback
+
+
+def check_name(name: str, found: Found) -> list[Problem]:
+    """Gloo by itself takes the address that the host's own name resolves to; winfleet's ranks are given theirs."""
+    own = {address for adapter in found.adapters for address in adapter.addresses}
+    if found.loopback or not found.resolves or found.address in found.resolves or not own.isdisjoint(_lan(found)):
+        return []
+    what = f"its own name {found.name} resolves to {', '.join(found.resolves)}, not to {found.address}"
+    hint = "ranks bind their address all the same; a script that makes gloo groups of its own needs the name in the hosts file"
+    return [Problem(where=name, check="name", what=what, hint=hint, warning=True)]
+
+
+def _lan(found: Found) -> set[str]:
+    return {
+        address for address in found.resolves if not address.startswith(("127.", "169.254.")) and ":" not in address
+    }
+
+
+def check_home(name: str, found: Found) -> list[Problem]:
+    """fleet_home must be writable."""
+    if found.writable is not False:
+        return []
+    what, hint = f"fleet_home {found.home} cannot be written", f"set fleet_home of {name} to a folder of its user"
+    return [Problem(where=name, check="home", what=what, hint=hint)]
+
+
+def check_paths(name: str, found: Found) -> list[Problem]:
+    """Windows' limit of 260 characters, where LongPathsEnabled is off."""
+    longest = MAX_PATH - LONGEST_MEMBER - 1
+    if found.long_paths is not False or len(found.home) <= longest:
+        return []
+    what = (
+        f"fleet_home {found.home} has {len(found.home)} characters, and paths below it get longer than Windows allows"
+    )
+    hint = f"set fleet_home of {name} to one of {longest} at most, as C:\\winfleet, or switch LongPathsEnabled on"
+    return [Problem(where=name, check="paths", what=what, hint=hint)]
+
+
+def check_disk(name: str, found: Found, free_disk_gb: float) -> list[Problem]:
+    """Free space below fleet_home."""
+    if found.disk_free_gb is None or found.disk_free_gb >= free_disk_gb:
+        return []
+    what = f"{found.disk_free_gb:.12g} GB free below {found.home}, {free_disk_gb:.12g} GB wanted"
+    hint = "make room there, set fleet_home to another disk, or lower fleet_free_disk_gb"
+    return [Problem(where=name, check="disk", what=what, hint=hint)]
+
+
+def check_memory(name: str, found: Found) -> list[Problem]:
+    """Free memory for torch itself."""
+    if found.memory_free_gib is None or found.memory_free_gib >= FREE_MEMORY_GIB:
+        return []
+    total = f" of {found.memory_gib:.12g}" if found.memory_gib is not None else ""
+    what = f"{found.memory_free_gib:.12g}{total} GiB of memory are free"
+    return [Problem(where=name, check="memory", what=what, hint="end programs there that are not needed", warning=True)]
+
+
+def check_processes(name: str, found: Found, processes: int) -> list[Problem]:
+    """No more ranks than GPUs, where there are GPUs."""
+    gpus = len(found.gpus)
+    if processes < 0:
+        what, hint = f"fleet_processes is {processes}", "0 for one a GPU, or a number from 1 on"
+        return [Problem(where=name, check="settings", what=what, hint=hint)]
+    if gpus and processes > gpus:
+        what, hint = f"fleet_processes is {processes}, but it has {gpus} GPUs", f"set it to {gpus} or less"
+        return [Problem(where=name, check="processes", what=what, hint=hint)]
+    return []
+
+
+def check_ports(name: str, found: Found) -> list[Problem]:
+    """Our ports must be free, unless a run of ours has them: that is said by its name."""
+    if found.going_on:
+        return []
+    problems = []
+    for port, owner in found.ports_taken.items():
+        kept = next(
+            (each for each in found.excluded_ports if port.isdecimal() and each[0] <= int(port) <= each[1]), None
+        )
+        what = f"port {port} ({PORT_MEANINGS.get(port, 'ours')}) on {found.address} is taken by {owner}"
+        hint = "end that process, or wait for its end"
+        if kept:
+            what = f"port {port} is in a range that Windows keeps for others, {kept[0]}-{kept[1]} (excludedportrange)"
+            hint = _default_range("Windows")
+        problems.append(Problem(where=name, check="ports", what=what, hint=hint))
+    return problems
+
+
+def check_dynamic_ports(name: str, found: Found) -> list[Problem]:
+    """Ports that the system hands out by chance must not be ours."""
+    if found.dynamic_ports is None or found.loopback:
+        return []
+    first, last = found.dynamic_ports
+    if last < OUR_PORTS[0] or first > OUR_PORTS[1]:
+        return []
+    what = f"its range of dynamic ports, {first}-{last}, holds ours, so any program may be given one of {OUR_PORTS[0]}-{OUR_PORTS[1]}"
+    return [Problem(where=name, check="ports", what=what, hint=_default_range(found.os), warning=True)]
+
+
+def _default_range(system: str) -> str:
+    if system == "Windows":
+        return "take Windows' own range: netsh int ipv4 set dynamicport tcp start=49152 num=16384, then restart the PC"
+    return 'take Linux\' own range: sysctl -w net.ipv4.ip_local_port_range="32768 60999"'
+
+
+def check_clock(name: str, found: Found) -> list[Problem]:
+    """Certificates, logs and leases need clocks that agree about as well as people's do."""
+    if found.skew_seconds is None or abs(found.skew_seconds) - found.skew_error_seconds <= SKEW_SECONDS:
+        return []
+    return [say_skew(name, found.skew_seconds, "this machine's")]
+
+
+def say_skew(where: str, seconds: float, others: str) -> Problem:
+    """A clock that is so many seconds ahead of another one, or behind it."""
+    far = f"{abs(seconds) / 60:.0f} minutes" if abs(seconds) >= 120 else f"{abs(seconds):.0f} s"
+    what = f"its clock is {far} {'ahead of' if seconds > 0 else 'behind'} {others}"
+    hint = "set it (Windows: Settings, Time, Sync now, or `w32tm /resync`; Linux: `timedatectl set-ntp true`)"
+    return Problem(where=where, check="clock", what=what, hint=hint)
+
+
+def check_power(name: str, found: Found) -> list[Problem]:
+    """A PC that sleeps ends the run."""
+    if not found.sleep_seconds:
+        return []
+    what = f"it goes to sleep after {found.sleep_seconds / 60:.12g} minutes on mains (power plan {found.power_plan or 'unknown'})"
+    return [Problem(where=name, check="power", what=what, hint=f"{SET_UP}, or set sleep to never there")]
+
+
+def check_reboot(name: str, found: Found) -> list[Problem]:
+    """Windows restarts by itself once it waits for it; Linux only where it was told to."""
+    if not found.reboot:
+        return []
+    what = f"a restart is pending ({', '.join(found.reboot)})"
+    return [
+        Problem(
+            where=name, check="reboot", what=what, hint=f"restart {name}, then go on", warning=found.os != "Windows"
+        )
+    ]
+
+
+def check_security(name: str, found: Found) -> list[Problem]:
+    """Smart App Control blocks unsigned programs and libraries, as Python's packages have them."""
+    if found.app_control != 1:
+        return []
+    what = "Smart App Control is on and blocks the unsigned libraries of Python's packages"
+    hint = "switch it off: Settings, Privacy & security, Windows Security, App & browser control"
+    return [Problem(where=name, check="security", what=what, hint=hint)]
+
+
+def check_firewall(name: str, found: Found) -> list[Problem]:
+    """What beats the rules that worker_setup.yml makes: Block rules, and policies that ignore rules."""
+    dynamic = found.dynamic_ports or WINDOWS_DYNAMIC
+    problems = [
+        Problem(
+            where=name, check="firewall",
+            what=f'the rule "{rule.title}" blocks {_blocked(rule)} and beats every rule that allows',
+            hint=f"Disable-NetFirewallRule -Name '{rule.name}'",
+        )
+        for rule in found.blocks if _in_the_way(rule, (OUR_PORTS, dynamic))
+    ]  # fmt: skip
+    for profile in found.profiles:
+        if profile.inbound_rules is False:
+            what = f"the firewall's {profile.name} profile lets nothing in, whatever rules say (AllowInboundRules is False)"
+            hint = f"Set-NetFirewallProfile -Name {profile.name} -AllowInboundRules True, or ask who set the policy"
+            problems.append(Problem(where=name, check="firewall", what=what, hint=hint))
+        if profile.local_rules is False:
+            what = f"a policy ignores local rules in the firewall's {profile.name} profile (AllowLocalPolicyMerge is false)"
+            hint = "ask for the rules of the group winfleet in that policy"
+            problems.append(Problem(where=name, check="firewall", what=what, hint=hint))
+    return problems
+
+
+def _is_python(program: str) -> bool:
+    return re.search(r"(^|\\)python[^\\]*\.exe$", program, re.IGNORECASE) is not None
+
+
+def _blocked(rule: BlockRule) -> str:
+    return rule.program if _is_python(rule.program) else f"TCP {rule.ports}"
+
+
+def _in_the_way(rule: BlockRule, ranges: Sequence[tuple[int, int]]) -> bool:
+    """Whether a Block rule hits Python, or every program on ports of ours. Words such as RPC are no port of ours."""
+    if rule.protocol.upper() not in ("TCP", "6", "ANY", ""):
+        return False
+    every_port = rule.ports in ("", "*", "Any")
+    meets = any(
+        int(first) <= upper and int(last or first) >= lower
+        for first, last in re.findall(r"(?<![\w-])(\d{1,5})(?:-(\d{1,5}))?(?![\w-])", rule.ports)
+        for lower, upper in ranges
+    )
+    if _is_python(rule.program):
+        return every_port or meets
+    return rule.program in ("", "Any") and meets
+
+
+def check_gpu(name: str, found: Found) -> list[Problem]:
+    """GPUs must be free: another program's memory is missing in the training."""
+    if found.going_on:
+        return []
+    problems = []
+    for index, gpu in enumerate(found.gpus):
+        where = f"GPU {index} ({gpu.name})"
+        strangers = [each for each in gpu.processes if (each.mib or 0) >= STRANGER_MIB or "python" in each.name.lower()]
+        free = gpu.free_mib / gpu.memory_mib if gpu.memory_mib and gpu.free_mib is not None else 1.0
+        left = f", {gpu.free_mib} of {gpu.memory_mib} MiB are free" if free < 1 else ""
+        if strangers:
+            what = f"{where} is used by {', '.join(map(str, strangers))}{left}"
+            problems.append(Problem(where=name, check="gpu", what=what, hint="end that program, or wait for its end"))
+        elif free < FREE_GPU_SHARE:
+            users = f", used by {', '.join(map(str, gpu.processes))}" if gpu.processes else ""
+            what, hint = f"{where}: {gpu.free_mib} of {gpu.memory_mib} MiB are free{users}", "end what draws there"
+            problems.append(Problem(where=name, check="gpu", what=what, hint=hint, warning=True))
+    return problems
+
+
+def check_driver(name: str, found: Found, torch_backend: str) -> list[Problem]:
+    """The driver must be new enough for the build, and the build new enough for the GPU. See FIRST_DRIVER."""
+    problems = []
+    for index, gpu in enumerate(found.gpus):
+        driver, cuda = driver_major(gpu), cuda_major(torch_backend)
+        if driver is None:
+            continue
+        where = f"GPU {index} ({gpu.name})"
+        needed = FIRST_DRIVER.get(cuda or OLDEST_CUDA, 0)
+        build = torch_backend if cuda else f"every CUDA build of the locked torch (CUDA {OLDEST_CUDA})"
+        if driver < needed:
+            what, hint = f"{where}: driver {gpu.driver} is too old for {build}", f"install a driver from {needed} on"
+            problems.append(Problem(where=name, check="driver", what=what, hint=hint))
+        elif (cuda or cuda_of(driver)) >= 13 and gpu.capability and gpu.capability < CUDA_13_CAPABILITY:
+            major, minor = gpu.capability
+            what = f"{where} has compute capability {major}.{minor}, for which builds with CUDA 13 have no code"
+            hint = "take a build that has: -e uv_env_torch_backend=cu126, or leave the host out"
+            problems.append(Problem(where=name, check="driver", what=what, hint=hint))
+    return problems
+
+
+def driver_major(gpu: Gpu) -> int | None:
+    """The number before the first dot of a driver's version."""
+    major = gpu.driver.partition(".")[0]
+    return int(major) if major.isascii() and major.isdecimal() and len(major) < 6 else None
+
+
+def cuda_major(torch_backend: str) -> int | None:
+    """13 of "cu130"; None of "auto", "cpu" or "rocm6.3"."""
+    known = re.fullmatch(r"cu(\d\d)\d", torch_backend)
+    return int(known[1]) if known else None
+
+
+def cuda_of(driver: int) -> int:
+    """The newest CUDA major version that a driver runs, which is the build that `auto` takes; 0 where it is older than all."""
+    return max((cuda for cuda, first in FIRST_DRIVER.items() if driver >= first), default=0)
+
+
+CHECKS_OF_A_HOST: Final[Sequence[Callable[[str, Found], list[Problem]]]] = (
+    check_address, check_adapter, check_name, check_home, check_paths, check_memory, check_ports, check_dynamic_ports, check_clock,
+    check_power, check_reboot, check_security, check_firewall, check_gpu,
+)  # fmt: skip

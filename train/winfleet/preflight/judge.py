@@ -1,0 +1,193 @@
+"""May these hosts train? Judges what was found on them, together with the run's files and settings. Pure functions."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from winfleet.causes import describe_unreachable
+from winfleet.plan import RUN_NAME, PlanError, check_addresses
+from winfleet.preflight.comparisons import compare_hosts
+from winfleet.preflight.found import Found
+from winfleet.preflight.hosts import check_host
+from winfleet.preflight.problems import Problem, check_names
+from winfleet.transfer.folders import FolderError, list_files
+from winfleet.transfer.names import explain_unholdable
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What the user asked for, as paths on the controller."""
+
+    project: Path
+    command: str
+    data: Path | None  # None: no data is sent, or it is still to be made
+    config: Path | None
+    run: str  # "" for a new one
+    free_disk_gb: float
+    processes: Mapping[str, int]  # host -> fleet_processes
+    warnings: Sequence[str] = ()  # fleet_warnings: checks that only warn
+    torch_backend: str = "auto"  # uv_env_torch_backend
+    python_version: str = ""  # uv_env_python_version, the minor; "" for any
+
+
+def find_problems(hosts: Mapping[str, Found], silent: Mapping[str, str], wanted: Wanted) -> list[Problem]:
+    """All problems at once. `hosts` maps those that answered to what they told, `silent` the others to the reason."""
+    problems = check_names(wanted.warnings) + check_files(wanted) + check_windows_names(hosts, wanted)
+    problems += [say_silent(name, why) for name, why in silent.items()]
+    for name, found in hosts.items():
+        problems += check_host(
+            name, found, free_disk_gb=wanted.free_disk_gb, processes=wanted.processes.get(name, 0),
+            torch_backend=wanted.torch_backend,
+        )  # fmt: skip
+    problems += compare_hosts(hosts, python_version=wanted.python_version)
+    try:
+        check_addresses([(name, found.address) for name, found in hosts.items() if found.address])
+    except PlanError as error:
+        what, _, hint = str(error).partition("\nhint: ")
+        problems.append(Problem(where="inventory", check="address", what=what, hint=hint))
+    return problems
+
+
+LATE = "it is there, but gave no answer within"
+
+
+def say_late(seconds: float) -> str:
+    """Why a host is silent that was asked and did not answer in time."""
+    return f"{LATE} {seconds:.12g} s"
+
+
+def say_silent(name: str, why: str) -> Problem:
+    """A host that did not answer, or not in time, in words that a user knows."""
+    if why.startswith(LATE):
+        hint = f"see what keeps {name} busy, or wait longer: -e fleet_answer_seconds=600"
+        return Problem(where=name, check="reachable", what=f"did not answer: {why}", hint=hint)
+    what, _, hint = describe_unreachable(name, why).partition("\n  hint: ")
+    return Problem(where=name, check="reachable", what=what, hint=hint)
+
+
+def runs_going_on(hosts: Mapping[str, Found]) -> dict[str, list[str]]:
+    """Run -> hosts on which it is going on."""
+    found: dict[str, list[str]] = {}
+    for name, host in hosts.items():
+        for run in host.going_on:
+            found.setdefault(run, []).append(name)
+    return found
+
+
+def check_files(wanted: Wanted) -> list[Problem]:
+    """What lies on the controller: project, script, data, configuration, and the name of the run."""
+    problems: list[Problem] = []
+
+    def add(what: str, hint: str) -> None:
+        problems.append(Problem(where="controller", check="settings", what=what, hint=hint))
+
+    if wanted.run and not RUN_NAME.fullmatch(wanted.run):
+        add(f"fleet_run {wanted.run!r} is not a run name", "use letters, digits, '.', '_' and '-', 64 at most")
+    if not wanted.project.is_dir():
+        add(
+            f"fleet_project: no folder {wanted.project}",
+            "give the folder that holds your script: -e fleet_project=PATH",
+        )
+    else:
+        problems += check_command(wanted)
+    if wanted.data is not None and not wanted.data.is_dir():
+        add(
+            f"fleet_data: no folder {wanted.data}",
+            "give the folder of your data: -e fleet_data=PATH, or -e fleet_data= for none",
+        )
+    elif wanted.data is not None and not any(wanted.data.iterdir()):
+        add(f"fleet_data: folder {wanted.data} is empty", "put your data there, or -e fleet_data= for none")
+    if wanted.config is not None:
+        problems += check_config(wanted.config, wanted.project)
+    return problems
+
+
+def check_windows_names(hosts: Mapping[str, Found], wanted: Wanted) -> list[Problem]:
+    """File names of code and data that Windows hosts cannot hold."""
+    windows = {
+        name: {"os": found.os, "home": found.home, "long_paths": found.long_paths}
+        for name, found in hosts.items() if found.os == "Windows"
+    }  # fmt: skip
+    problems = []
+    for setting, kind, folder in (("fleet_project", "code", wanted.project), ("fleet_data", "data", wanted.data)):
+        if folder is None or not windows:
+            continue
+        try:
+            names = list_files(folder, honour_git=kind == "code")
+        except FolderError:  # its digest says so, or check_files() has
+            continue
+        if why := explain_unholdable(f"{setting} {folder}", kind, names, windows, wanted.run):
+            what, _, hint = why.partition("\nhint: ")
+            problems.append(Problem(where="controller", check="settings", what=what, hint=hint))
+    return problems
+
+
+def split_command(command: str) -> list[str]:
+    """The words of fleet_command, a leading `python` left out. Raises ValueError where a quote is left open."""
+    words = shlex.split(command)
+    return words[1:] if words and words[0] in ("python", "python3", "python.exe") else words
+
+
+def check_command(wanted: Wanted) -> list[Problem]:
+    """Whether the command names a script of the project, or a module."""
+    hint = (
+        'fleet_command is a script of the project and its arguments, for example -e fleet_command="train.py --epochs 3"'
+    )
+    try:
+        words = split_command(wanted.command)
+    except ValueError as error:
+        return [
+            Problem(where="controller", check="settings", what=f"fleet_command {wanted.command!r}: {error}", hint=hint)
+        ]
+    if not words or (words[0] == "-m" and len(words) == 1):
+        return [Problem(where="controller", check="settings", what="fleet_command is empty", hint=hint)]
+    if words[0] != "-m" and not (wanted.project / words[0]).is_file():
+        what = f"fleet_command: no script {words[0]} in {wanted.project}"
+        return [Problem(where="controller", check="settings", what=what, hint=hint)]
+    return []
+
+
+def check_config(config: Path, project: Path) -> list[Problem]:
+    """Reads the configuration with the project's own train_config.py where it has one, else as YAML alone."""
+    try:
+        load_config(config, project)
+    except OSError as error:
+        what = f"fleet_config: {config}: {error.strerror}"
+        return [
+            Problem(
+                where="controller",
+                check="settings",
+                what=what,
+                hint="give a file that can be read: -e fleet_config=PATH",
+            )
+        ]
+    except ValueError as error:
+        what, _, hint = str(error).partition("\nhint: ")
+        return [Problem(where="controller", check="settings", what=what, hint=hint or "correct the file")]
+    return []
+
+
+def load_config(config: Path, project: Path) -> None:
+    """Raises ValueError (or OSError) where the file is no valid configuration of the project."""
+    checker = project / "train_config.py"
+    if not checker.is_file():
+        import yaml
+
+        try:
+            yaml.safe_load(config.read_text("utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{config} is no valid YAML: {error}") from None
+        return
+    spec = importlib.util.spec_from_file_location("winfleet_project_config", checker)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{checker} cannot be loaded")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    if hasattr(module, "load"):  # another project's train_config.py may be something else
+        module.load(config)

@@ -1,0 +1,1 @@
+"""What happens inside a rank's process, beside the user's script."""

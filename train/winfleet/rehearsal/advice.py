@@ -1,0 +1,122 @@
+"""Which setting would make a run faster, and by how much: the same prediction again, with that setting."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Final
+
+from winfleet.rehearsal.allreduce import RingLink
+from winfleet.rehearsal.prediction import (
+    GRID,
+    Advice,
+    Forecast,
+    HostSpeed,
+    Measured,
+    Prediction,
+    predict,
+    predict_averaging,
+)
+
+LEAST_GAIN: Final = 1.02  # smaller ones are within what a prediction errs
+ACCUMULATIONS: Final = (2, 4)  # times as many micro-batches
+AVERAGE_EVERY: Final = (8, 64)  # steps
+CABLES: Final = (1.0, 2.5, 10.0)  # Gbit/s
+FRAME_SHARE: Final = 1448 / 1538  # a full Ethernet frame's TCP payload and its time on the cable, in bytes (IEEE 802.3)
+WORKERS: Final = 4
+FP16: Final = (
+    "DistributedDataParallelKwargs(comm_hook=DDPCommunicationHookType.FP16) among Accelerator's kwargs_handlers: "
+    "gradients are sent in 16 bits"
+)
+
+
+def predict_run(measured: Measured) -> Prediction:
+    """Everything that prediction.json holds."""
+    reach = math.inf if measured.link is not None else max(host.ranks for host in measured.hosts)
+    grid = tuple(predict(measured, ranks) for ranks in sorted({*GRID, measured.ranks}) if ranks <= reach)
+    return Prediction(planned=predict(measured), grid=grid, advice=advise(measured), measured=measured)
+
+
+def advise(measured: Measured) -> tuple[Advice, ...]:
+    """Settings that gain 2 % or more on the plan's ranks, the largest gain first."""
+    now = predict(measured).samples_per_second
+    found = [
+        Advice(name=name, setting=setting, gain=then.samples_per_second / now,
+               samples_per_second=then.samples_per_second)
+        for name, setting, then in _candidates(measured)
+    ]  # fmt: skip
+    return tuple(
+        sorted((advice for advice in found if advice.gain >= LEAST_GAIN), key=lambda advice: advice.gain, reverse=True)
+    )
+
+
+def _candidates(measured: Measured) -> Iterator[tuple[str, str, Forecast]]:
+    """Name, setting, and the plan's step with it."""
+    now = measured.accumulation
+    for times in ACCUMULATIONS:
+        setting = (
+            f"gradient_accumulation_steps: {times * now} in train_config.yaml, now {now}; the batch of a step grows"
+        )
+        yield "accumulation", setting, predict(dataclasses.replace(measured, accumulation=times * now))
+    yield "fp16", FP16, predict(halved(measured))
+    for every in AVERAGE_EVERY:
+        setting = f"LocalSGD(local_sgd_steps={every}) of accelerate.local_sgd in the script; look at the loss, too"
+        yield "averaging", setting, predict_averaging(measured, every)
+    for gbit in CABLES:
+        if (cabled := with_cable(measured, gbit)) is not None:
+            yield "cable", f"cables, adapters and a switch for {gbit:g} Gbit/s between the hosts", predict(cabled)
+    if any(host.data_seconds for host in measured.hosts):
+        workers = max(WORKERS, 2 * measured.num_workers)
+        setting = f"num_workers: {workers} in train_config.yaml, now {measured.num_workers}; if the PCs have the cores"
+        yield "num_workers", setting, predict(with_workers(measured, workers))
+    if (fewer := without_slowest(measured)) is not None:
+        kept = {host.name for host in fewer.hosts}
+        left_out = ", ".join(host.name for host in measured.hosts if host.name not in kept)
+        yield "hosts", f"train without {left_out}: --limit '!{left_out.replace(', ', ',!')}'", predict(fewer)
+
+
+def halved(measured: Measured) -> Measured:
+    """Gradients sent in half the bytes, as DDP's fp16_compress_hook does with buckets of fp32."""
+    buckets = tuple(max(1, size // 2) for size in measured.buckets)
+    return dataclasses.replace(measured, gradient_bytes=measured.gradient_bytes // 2, bucket_bytes=buckets)
+
+
+def with_cable(measured: Measured, gbit: float) -> Measured | None:
+    """The hosts on another cable, filled as well as now; None where that is no faster.
+
+    No faster than gloo on one host's own loopback, where that was measured.
+    """
+    link = measured.effective(measured.link, one_host=False)
+    if measured.link is None or link is None or len(measured.hosts) < 2:
+        return None
+    filled = link.bytes_per_second / measured.link.bytes_per_second
+    local = measured.effective(measured.local, one_host=True)
+    bandwidth = min(gbit * 1e9 / 8 * FRAME_SHARE * filled, local.bytes_per_second if local else float("inf"))
+    if bandwidth <= link.bytes_per_second:
+        return None
+    faster = RingLink(bytes_per_second=bandwidth, latency_seconds=link.latency_seconds)
+    own = tuple(done for done in measured.all_reduces if done.hosts == 1)  # the others are in `filled` already
+    return dataclasses.replace(measured, link=faster, all_reduces=own)
+
+
+def with_workers(measured: Measured, workers: int) -> Measured:
+    """Data loaded by so many processes for each rank, beside the computation.
+
+    Without any the wait is the loading itself; with w that cannot keep up, w * (compute + wait).
+    """
+
+    def waiting(host: HostSpeed) -> float:
+        now = measured.num_workers
+        loading = now * (host.micro_batch_seconds + host.data_seconds) if now else host.data_seconds
+        return max(0.0, loading / workers - host.micro_batch_seconds) if host.data_seconds else 0.0
+
+    hosts = tuple(dataclasses.replace(host, data_seconds=waiting(host)) for host in measured.hosts)
+    return dataclasses.replace(measured, hosts=hosts, num_workers=workers)
+
+
+def without_slowest(measured: Measured) -> Measured | None:
+    """The plan without hosts of the slowest kind; None where all are of one kind."""
+    slowest = max(measured.hosts, key=lambda host: host.alone_seconds(measured.accumulation))
+    kept = tuple(host for host in measured.hosts if host.kind != slowest.kind)
+    return dataclasses.replace(measured, hosts=kept) if kept else None

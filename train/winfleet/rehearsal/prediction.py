@@ -1,0 +1,301 @@
+"""Predicts how fast a run will be from what was measured: one rank's compute, the links, and one all-reduce.
+
+A step is accumulation * (compute + data loading) of the slowest host, and what backward does not hide of the gradient's
+all-reduces (winfleet.rehearsal.allreduce). Seconds, bytes and samples throughout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from winfleet.rehearsal.allreduce import (
+    PredictionError,
+    RingLink,
+    check_number,
+    even_buckets,
+    overlapped,
+    ring_seconds,
+    wire_seconds,
+)
+from winfleet.status import MAX_BYTES, StatusError, known_fields, plain
+
+GRID: Final = (1, 2, 4, 8, 16)
+BACKWARD_SHARE: Final = 2 / 3  # of forward and backward: twice forward's operations (Kaplan et al., arXiv 2001.08361)
+MOST: Final = 1024  # hosts, buckets and rows that are read
+LOSS_SHARE: Final = 0.1  # of a step; smaller losses limit nothing
+
+COMPUTE, NETWORK, SLOWEST_HOST, DATA = LIMITS = ("compute", "network", "slowest host", "data loading")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AllReduce:
+    """An all-reduce that was really done."""
+
+    size_bytes: int  # of the tensor
+    ranks: int
+    hosts: int
+    seconds: float
+
+    def __post_init__(self) -> None:
+        check_number(self, "size_bytes", 1)
+        check_number(self, "ranks", 1)
+        check_number(self, "hosts", 1)
+        check_number(self, "seconds", 0, above=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostSpeed:
+    """A host's ranks, and what one of them takes alone. Hosts of one kind have the same figures."""
+
+    name: str
+    kind: str  # the GPU's name, or "CPU"
+    ranks: int
+    micro_batch_seconds: float  # forward and backward of one micro-batch
+    backward_seconds: float | None = None  # of it; None: not known apart
+    optimizer_seconds: float = 0.0  # the rest of a step, once
+    data_seconds: float = 0.0  # waiting for the data loader, for one micro-batch
+
+    def __post_init__(self) -> None:
+        check_number(self, "ranks", 1)
+        check_number(self, "micro_batch_seconds", 0, above=True)
+        check_number(self, "optimizer_seconds", 0)
+        check_number(self, "data_seconds", 0)
+        if self.backward_seconds is not None:
+            check_number(self, "backward_seconds", 0)
+            if self.backward_seconds > self.micro_batch_seconds:
+                raise PredictionError(f"HostSpeed.backward_seconds of {self.name} is more than its whole micro-batch")
+
+    @property
+    def backward(self) -> float:
+        """Seconds of one backward pass."""
+        known = self.backward_seconds
+        return BACKWARD_SHARE * self.micro_batch_seconds if known is None else known
+
+    def own_seconds(self, accumulation: int) -> float:
+        """Seconds of a step without data loading and network."""
+        return accumulation * self.micro_batch_seconds + self.optimizer_seconds
+
+    def alone_seconds(self, accumulation: int) -> float:
+        """Seconds of a step of one rank that trains alone."""
+        return self.own_seconds(accumulation) + accumulation * self.data_seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """All that a prediction is made from. Hosts are in the plan's order."""
+
+    hosts: tuple[HostSpeed, ...]
+    gradient_bytes: int  # of the parameters that are trained, as they are sent
+    samples: int  # of one rank in one micro-batch
+    accumulation: int = 1  # micro-batches in a step
+    num_workers: int = 0  # that load data, for each rank
+    bucket_bytes: tuple[int, ...] = ()  # as DDP fills them (ddp_buckets); empty: evenly
+    link: RingLink | None = None  # the slowest between two hosts; None: there is one host
+    local: RingLink | None = None  # between two ranks of one host; None: not measured, taken for free
+    all_reduces: tuple[AllReduce, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.hosts:
+            raise PredictionError("Measured.hosts is empty, expected one host at least")
+        check_number(self, "gradient_bytes", 0)
+        check_number(self, "samples", 1)
+        check_number(self, "accumulation", 1)
+        check_number(self, "num_workers", 0)
+        if any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in self.bucket_bytes):
+            raise PredictionError("Measured.bucket_bytes has a bucket that is no positive number of bytes")
+
+    @property
+    def ranks(self) -> int:
+        """World size of the plan."""
+        return sum(host.ranks for host in self.hosts)
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Sizes of the gradient's buckets in bytes, in the order in which they become ready."""
+        return self.bucket_bytes or even_buckets(self.gradient_bytes)
+
+    def effective(self, link: RingLink | None, *, one_host: bool) -> RingLink | None:
+        """The link as a real all-reduce over it found it: slower where gloo does not fill it.
+
+        Efficiency is what ring_seconds() says for that all-reduce, divided by what it took.
+        """
+        found = [done for done in self.all_reduces if (done.hosts == 1) == one_host and done.ranks > 1]
+        if link is None or not found:
+            return link
+        largest = max(found, key=lambda done: done.size_bytes)
+        efficiency = ring_seconds(largest.size_bytes, largest.ranks, link) / largest.seconds
+        return RingLink(
+            bytes_per_second=link.bytes_per_second * efficiency, latency_seconds=link.latency_seconds / efficiency
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forecast:
+    """A step on some number of ranks. The four parts in seconds make up step_seconds."""
+
+    ranks: int
+    hosts: int
+    compute_seconds: float  # of the fastest host
+    waiting_seconds: float  # what the slowest host takes more
+    data_seconds: float
+    network_seconds: float  # communication that nothing hides
+    hidden_seconds: float  # communication behind backward, which costs nothing
+    step_seconds: float
+    samples_per_second: float  # of all ranks
+    speed_up: float  # against one rank alone on the fastest host
+    limit: str  # one of LIMITS
+
+    def __post_init__(self) -> None:
+        if self.limit not in LIMITS:
+            raise PredictionError(f"Forecast.limit is {self.limit!r}, expected one of {', '.join(LIMITS)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Advice:
+    """A setting that would make the plan's run faster."""
+
+    name: str  # accumulation, fp16, averaging, cable, num_workers or hosts
+    setting: str  # what to set, and where
+    gain: float  # samples/s divided by those without it
+    samples_per_second: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """prediction.json of a run: the plan's own step, the same for other numbers of GPUs, advice, and its grounds."""
+
+    planned: Forecast
+    grid: tuple[Forecast, ...]
+    advice: tuple[Advice, ...]  # the largest gain first
+    measured: Measured
+
+    def to_json(self) -> str:
+        """The prediction as it is written to prediction.json."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Prediction:
+        """Reads prediction.json again, as data: types checked, texts cut. Raises PredictionError where it is none."""
+        if len(text) > MAX_BYTES:
+            raise PredictionError(f"a prediction of {len(text)} bytes")
+        try:
+            values = json.loads(text)
+            return cls(
+                planned=Forecast(**known_fields(Forecast, values["planned"])),
+                grid=tuple(Forecast(**known_fields(Forecast, row)) for row in _list(values["grid"])),
+                advice=tuple(Advice(**known_fields(Advice, advice)) for advice in _list(values["advice"])),
+                measured=_measured(values["measured"]),
+            )
+        except (KeyError, ValueError, TypeError, RecursionError, StatusError) as error:
+            raise PredictionError(f"a prediction that cannot be read: {plain(error, 200)}") from None
+
+
+def _list(values: object) -> list[Any]:
+    if not isinstance(values, list):
+        raise PredictionError(f"expected a list, got {type(values).__name__}")
+    return values[:MOST]
+
+
+def _measured(values: Mapping[str, Any]) -> Measured:
+    kept = known_fields(Measured, values)
+    for name in ("link", "local"):
+        kept[name] = None if values.get(name) is None else RingLink(**known_fields(RingLink, values[name]))
+    kept["hosts"] = tuple(HostSpeed(**known_fields(HostSpeed, host)) for host in _list(values["hosts"]))
+    kept["all_reduces"] = tuple(AllReduce(**known_fields(AllReduce, done)) for done in _list(values["all_reduces"]))
+    kept["bucket_bytes"] = tuple(_list(values["bucket_bytes"]))
+    return Measured(**kept)
+
+
+# -- a step
+
+
+def lay_out(measured: Measured, ranks: int, ranks_per_host: int | None = None) -> tuple[HostSpeed, ...]:
+    """The hosts of a run with so many ranks: the fastest first, and the same again where there are not enough.
+
+    Raises PredictionError where that takes several hosts and no link between hosts was measured.
+    """
+    fastest_first = sorted(measured.hosts, key=lambda host: host.alone_seconds(measured.accumulation))
+    hosts: list[HostSpeed] = []
+    for host in itertools.cycle(fastest_first):
+        free = min(ranks - sum(taken.ranks for taken in hosts), ranks_per_host or host.ranks)
+        if free <= 0:
+            break
+        hosts.append(dataclasses.replace(host, ranks=free))
+    if len(hosts) > 1 and measured.link is None:
+        raise PredictionError(f"{ranks} ranks need {len(hosts)} hosts, and no link between hosts was measured")
+    return tuple(hosts)
+
+
+def predict(measured: Measured, ranks: int | None = None, ranks_per_host: int | None = None) -> Forecast:
+    """The step of a run with so many ranks (default: the plan's). Raises PredictionError as lay_out() does."""
+    hosts = lay_out(measured, measured.ranks if ranks is None else ranks, ranks_per_host)
+    slowest = max(hosts, key=lambda host: host.alone_seconds(measured.accumulation))
+    ended, total = _all_reduces(measured, hosts, slowest.backward)
+    network = max(0.0, ended - slowest.backward)
+    return _forecast(measured, hosts, network, max(0.0, total - network))
+
+
+def predict_averaging(measured: Measured, every: int, ranks: int | None = None) -> Forecast:
+    """The same where parameters are averaged every so many steps (LocalSGD, DiLoCo) and gradients are not sent.
+
+    The average waits for the last step's end, nothing hides it; one step bears its share. Parameters are as many bytes
+    as gradients. Whether the training still converges as well is not predicted.
+    """
+    hosts = lay_out(measured, measured.ranks if ranks is None else ranks)
+    _, total = _all_reduces(measured, hosts, 0.0)
+    return _forecast(measured, hosts, total / every, 0.0)
+
+
+def _all_reduces(measured: Measured, hosts: Sequence[HostSpeed], backward: float) -> tuple[float, float]:
+    """When the last bucket's all-reduce ends, in seconds from backward's begin, and how long all of them take."""
+    ranks, buckets = sum(host.ranks for host in hosts), measured.buckets
+    links = [measured.effective(measured.link, one_host=False)] if len(hosts) > 1 else []
+    links += [measured.effective(measured.local, one_host=True)] if any(host.ranks > 1 for host in hosts) else []
+
+    def slowest(seconds: Callable[[int, int, RingLink], float], size: int) -> float:
+        return max((seconds(size, ranks, link) for link in links if link is not None), default=0.0)
+
+    alone = [slowest(ring_seconds, size) for size in buckets]
+    wire = [slowest(wire_seconds, size) for size in buckets]
+    whole = sum(buckets)
+    ready = [backward * (filled / whole) for filled in itertools.accumulate(buckets)]
+    return overlapped(ready, alone, wire), overlapped([0.0] * len(buckets), alone, wire)
+
+
+def _forecast(measured: Measured, hosts: Sequence[HostSpeed], network: float, hidden: float) -> Forecast:
+    accumulation = measured.accumulation
+    by_speed = sorted(hosts, key=lambda host: host.alone_seconds(accumulation))
+    fastest, slowest = by_speed[0], by_speed[-1]
+    compute = min(fastest.own_seconds(accumulation), slowest.own_seconds(accumulation))
+    parts = {
+        COMPUTE: compute, SLOWEST_HOST: slowest.own_seconds(accumulation) - compute,
+        DATA: accumulation * slowest.data_seconds, NETWORK: network,
+    }  # fmt: skip
+    step_seconds, ranks = sum(parts.values()), sum(host.ranks for host in hosts)
+    loss = max((NETWORK, SLOWEST_HOST, DATA), key=lambda part: parts[part])
+    alone = min(host.alone_seconds(accumulation) for host in measured.hosts)
+    return Forecast(
+        ranks=ranks, hosts=len(hosts), compute_seconds=compute, waiting_seconds=parts[SLOWEST_HOST],
+        data_seconds=parts[DATA], network_seconds=network, hidden_seconds=hidden, step_seconds=step_seconds,
+        samples_per_second=ranks * accumulation * measured.samples / step_seconds,
+        speed_up=ranks * alone / step_seconds,
+        limit=loss if parts[loss] >= LOSS_SHARE * step_seconds else COMPUTE,
+    )  # fmt: skip
+
+
+def table(rows: Sequence[Forecast]) -> str:
+    """The rows for a terminal, one a line under a heading."""
+    lines = [
+        f"{'GPUs':>4}  {'hosts':>5}  {'samples/s':>9}  {'speed-up':>8}  {'step':>9}  {'of it network':>13}  limited by"
+    ]
+    lines += [
+        f"{row.ranks:>4}  {row.hosts:>5}  {row.samples_per_second:>9.1f}  {row.speed_up:>7.2f}x  {row.step_seconds:>7.3f} s"
+        f"  {row.network_seconds / row.step_seconds:>13.0%}  {row.limit}"
+        for row in rows
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""One zip for a person who helps, without secrets."""

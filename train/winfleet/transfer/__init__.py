@@ -1,0 +1,1 @@
+"""Folders named by their content, and how they get to all hosts: copies, archives, the swarm."""

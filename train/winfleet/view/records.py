@@ -1,0 +1,383 @@
+"""Reads a run's folder, as it came home, for the report.
+
+Its files come from other machines: any may be missing, cut off or hold wrong types. What cannot be used is left out, and
+what is kept is bounded in size; plan.json alone must be there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from winfleet.plan import Host, Plan
+from winfleet.rehearsal.allreduce import PredictionError
+from winfleet.rehearsal.prediction import Prediction
+from winfleet.status import (
+    MAX_BYTES,
+    Cause,
+    Rank,
+    Status,
+    StatusError,
+    first_failure,
+    known_fields,
+    overall_state,
+    parse,
+    plain,
+)
+
+MAX_RANKS: Final = 4_096
+MAX_EVENTS: Final = 200  # the newest
+MAX_NAMES: Final = 40  # different values that a script logs
+MAX_POINTS: Final = 2_000  # samples of a rank that are kept
+MAX_FILE: Final = 16 * 2**20  # bytes; of a .jsonl file n times as large every n-th line is read
+MAX_LINE: Final = 64 * 2**10  # bytes
+MAX_NUMBER: Final = 1e15  # larger ones are left out
+GAP_SECONDS: Final = 15.0  # usage comes once a second; a longer silence breaks the line
+SAME_SECONDS: Final = 5.0  # one event on two hosts, whose clocks differ a little
+MIB_PER_GIB: Final = 1_024
+
+
+class ReportError(ValueError):
+    """A folder of which no report can be made; the text ends in a hint."""
+
+
+class Said(NamedTuple):
+    """What launchers noted."""
+
+    time: float  # unix seconds
+    hosts: list[str]
+    text: str
+    kind: str  # restart, oom, stuck, or "" for what no plot marks
+
+
+class Sample(NamedTuple):
+    """One point in the course of a rank; the line breaks where the segment (launch, generation) changes."""
+
+    segment: tuple[int, int]
+    x: float  # step, or unix seconds for usage
+    values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Track:
+    """The course of one rank, thinned; mean and peak are those of all samples read, by column."""
+
+    host: str
+    rank: int
+    samples: Sequence[Sample]  # never empty
+    mean: tuple[float | None, ...]
+    peak: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """A host of the plan, and what came home from it."""
+
+    plan: Host
+    status: Status  # "lost", with the plan's ranks, where none came home that can be read
+    known: bool  # whether one did
+    log: str | None  # the launcher's; paths are relative to the run's folder
+    rank_logs: Mapping[int, str]
+    rank_stacks: Mapping[int, str]  # of ranks that did not move, or were asked while another one did not
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunData:
+    """All that the page shows.
+
+    Columns: metrics loss, samples/s, seconds of a step in compute, communication and data loading, unix seconds; usage
+    CPU %, GiB, GPU %, GPU GiB, GPU °C; logged one value.
+    """
+
+    plan: Plan
+    state: str
+    machines: tuple[Machine, ...]
+    causes: tuple[Cause, ...]  # the first one is the root
+    events: tuple[Said, ...]
+    metrics: tuple[Track, ...]
+    usage: tuple[Track, ...]
+    logged: Mapping[str, Track]
+    model: str | None
+    checkpoint: str | None
+    prediction: Prediction | None
+    notes: tuple[str, ...]  # what to know before trusting the page
+
+    @property
+    def ranks(self) -> list[tuple[Machine, Rank]]:
+        """Every rank with its host."""
+        return [(machine, rank) for machine in self.machines for rank in machine.status.ranks]
+
+    @property
+    def step(self) -> int:
+        """The furthest step of any rank, 0 where none is known."""
+        return max((rank.step for _, rank in self.ranks), default=0)
+
+    @property
+    def steps(self) -> int | None:
+        """Number of steps that the script set out to do, where it said so."""
+        return max((rank.steps for _, rank in self.ranks if rank.steps), default=None)
+
+    @property
+    def started(self) -> float | None:
+        """Unix seconds of the first launcher's start."""
+        return min((machine.status.started for machine in self.machines if machine.status.started), default=None)
+
+    @property
+    def seconds(self) -> float | None:
+        """From a launcher's start to its last word by its own clock, of all launchers the longest."""
+        statuses = [machine.status for machine in self.machines]
+        spans = [status.time - status.started for status in statuses if status.time >= status.started > 0]
+        return max(spans, default=None)
+
+    @property
+    def validation(self) -> str | None:
+        """The name under which the script logged a validation loss."""
+        names = [name for name in self.logged if "loss" in name.lower()]
+        return next((name for name in names if any(word in name.lower() for word in ("val", "dev", "test"))), None)
+
+
+def load(folder: Path) -> RunData:
+    """Reads a run's folder. Raises ReportError where it is absent, unreadable or has no usable plan.json."""
+    try:
+        return _load(folder, _load_plan(folder))
+    except OSError as error:
+        what = error.filename or folder
+        raise ReportError(f"`{what}` cannot be read: {error.strerror}\nhint: make it readable for you") from None
+
+
+def _load_plan(folder: Path) -> Plan:
+    if not folder.is_dir():
+        raise ReportError(f"no folder `{folder}`\nhint: give the folder of a run, for example logs/20261124-0745")
+    path = folder / "plan.json"
+    if not path.exists():
+        raise ReportError(f"`{folder}` has no plan.json\nhint: give the folder of one run, not the folder of all runs")
+    try:
+        if path.stat().st_size <= MAX_BYTES:
+            plan = Plan.load(path)
+            if isinstance(plan.world_size, int) and plan.world_size <= MAX_RANKS:
+                return plan
+    except (ValueError, TypeError, RecursionError):
+        pass  # as below
+    raise ReportError(
+        f"`{path}` is not a readable plan\nhint: copy plan.json from any of the run's hosts, it is the same on all"
+    )
+
+
+def _load(folder: Path, plan: Plan) -> RunData:
+    machines = tuple(_machine(folder, plan, host) for host in plan.hosts)
+    metrics: list[Track] = []
+    logged: dict[str, Track] = {}
+    notes = [f"No readable status came home from {machine.plan.name}." for machine in machines if not machine.known]
+    planned = [(host, host.first_rank + index) for host in plan.hosts for index in range(host.processes)]
+    for host, rank in planned:
+        course, names, bad = _metrics(_own(folder, host.name, f"metrics-rank{rank}.jsonl"))
+        metrics += _track(host.name, rank, course)
+        for name, points in names.items():
+            if name not in logged and len(logged) < MAX_NAMES:  # what all ranks log is the lowest one's
+                logged.update((name, track) for track in _track(host.name, rank, points))
+        notes += [f"Losses of rank {rank} on {host.name} that were NaN or infinite: {bad}."] if bad else []
+    prediction, why_not = _prediction(folder / "prediction.json")
+    notes += [why_not] if why_not else []
+    statuses = [machine.status for machine in machines]
+    root = first_failure(statuses)
+    others = [status.cause for status in statuses if status.cause and status.cause is not root]
+    return RunData(
+        plan=plan,
+        state=overall_state(statuses),
+        machines=machines,
+        causes=(root, *others) if root else (),
+        events=tuple(_events(machines)),
+        metrics=tuple(metrics),
+        usage=tuple(track for host in plan.hosts for track in _usage(folder, host)),
+        logged=logged,
+        model=_newest(folder, "output/model"),
+        checkpoint=_newest(folder, "output/checkpoints/step_*"),
+        prediction=prediction,
+        notes=tuple(notes[:MAX_NAMES]),
+    )
+
+
+def _own(folder: Path, host: str, name: str) -> Path | None:
+    """A host's file; None where there is no such file, or a link leads out of the folder."""
+    path = folder / host / name
+    return path if path.is_file() and path.resolve() == folder.resolve() / host / name else None
+
+
+def _machine(folder: Path, plan: Plan, host: Host) -> Machine:
+    status = _status(_own(folder, host.name, "status.json"))
+    ranks = range(host.first_rank, host.first_rank + host.processes)
+    lost = Status(
+        run=plan.run, host=host.name, machine_rank=host.machine_rank, state="lost", world_size=plan.world_size,
+        nodes=len(plan.hosts), ranks=tuple(Rank(rank=rank) for rank in ranks),
+    )  # fmt: skip
+
+    def found(name: str) -> dict[int, str]:
+        names = {rank: name.format(rank) for rank in ranks}
+        return {rank: f"{host.name}/{one}" for rank, one in names.items() if _own(folder, host.name, one)}
+
+    return Machine(
+        plan=host,
+        status=status or lost,
+        known=status is not None,
+        log=f"{host.name}/launcher.log" if _own(folder, host.name, "launcher.log") else None,
+        rank_logs=found("rank{}.log"),
+        rank_stacks=found("rank{}.stack.txt"),
+    )
+
+
+def _status(path: Path | None) -> Status | None:
+    if path is None or path.stat().st_size > MAX_BYTES:
+        return None
+    try:
+        return parse(path.read_bytes())
+    except StatusError:
+        return None
+
+
+def _prediction(path: Path) -> tuple[Prediction | None, str]:
+    """What was predicted before the run, and why it is not known where there is a file."""
+    try:
+        if not path.is_file() or path.is_symlink():
+            return None, ""
+        if path.stat().st_size <= MAX_BYTES:
+            return Prediction.from_json(path.read_bytes()), ""
+    except PredictionError:
+        pass  # as below
+    return None, "prediction.json cannot be read, so what was predicted is left out."
+
+
+def _events(machines: Sequence[Machine]) -> list[Said]:
+    """What the launchers noted, in the order of time, the newest; hosts that say the same share a line."""
+    said = sorted(
+        (event.time, machine.plan.name, event.text, event.kind)
+        for machine in machines
+        for event in machine.status.events
+    )
+    events: list[Said] = []
+    for time, host, text, kind in said:
+        for before, hosts, same, _ in events[-MAX_EVENTS:]:
+            if text == same and time - before <= SAME_SECONDS and host not in hosts:
+                hosts.append(host)
+                break
+        else:
+            events.append(Said(time, [host], text, kind))
+    return events[-MAX_EVENTS:]
+
+
+def _newest(folder: Path, pattern: str) -> str | None:
+    """The path with the highest number in its name, of those that came home from any host."""
+    paths = itertools.chain(folder.glob(pattern), folder.glob(f"*/{pattern}"))
+    newest = max(paths, key=lambda path: (len(path.name), path.name), default=None)
+    return newest.relative_to(folder).as_posix() if newest else None
+
+
+# -- the course of a rank
+
+Points = list[tuple[int, float, tuple[float | None, ...]]]  # generation, x, values
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Metric:
+    """What a line of metrics-rank<r>.jsonl may hold, beside `logged`."""
+
+    step: int
+    time: float | None = None
+    generation: int = 0
+    loss: float | None = None
+    samples_per_second: float | None = None
+    compute_seconds: float | None = None
+    communication_seconds: float | None = None
+    data_seconds: float | None = None
+
+
+def _lines(path: Path | None) -> Iterator[dict[str, Any]]:
+    """The objects of a .jsonl file; lines that are cut off, too long or no objects are left out."""
+    if path is None:
+        return
+    every = path.stat().st_size // MAX_FILE + 1
+    with path.open("rb") as file:
+        for line in itertools.islice(iter(lambda: file.readline(MAX_LINE), b""), 0, None, every):
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(value, dict):
+                yield value
+
+
+def _metrics(path: Path | None) -> tuple[Points, dict[str, Points], int]:
+    """A rank's course, that of each value it logged, and how many of its losses were no numbers."""
+    course: Points = []
+    logged: dict[str, Points] = {}
+    bad = 0
+    for line in _lines(path):
+        known = known_fields(_Metric, line)
+        if "step" not in known:
+            continue
+        at = _Metric(**known)
+        if isinstance(values := line.get("logged"), dict):
+            for key in list(values)[:MAX_NAMES]:
+                name, value = " ".join(plain(key, 80).split()), values[key]
+                if isinstance(value, int | float) and (name in logged or len(logged) < MAX_NAMES):
+                    logged.setdefault(name, []).append((at.generation, at.step, (value,)))
+        elif "logged" not in line:
+            bad += isinstance(line.get("loss"), float) and at.loss is None
+            parts = (at.compute_seconds, at.communication_seconds, at.data_seconds)
+            course.append((at.generation, at.step, (at.loss, at.samples_per_second, *parts, at.time)))
+    return course, logged, bad
+
+
+def _usage(folder: Path, host: Host) -> list[Track]:
+    courses: dict[int, Points] = {}
+    for line in _lines(_own(folder, host.name, "usage.jsonl")):
+        time, entries = line.get("time"), line.get("ranks")
+        if not isinstance(entries, list) or not isinstance(time, int | float):
+            continue
+        for entry in (entry for entry in entries if isinstance(entry, dict)):
+            use = Rank(**{"rank": -1, **known_fields(Rank, entry)})
+            if 0 <= use.rank - host.first_rank < host.processes:
+                memory = [value and value / MIB_PER_GIB for value in (use.memory_mib, use.gpu_memory_mib)]
+                values = (use.cpu_percent, memory[0], use.gpu_percent, memory[1], use.gpu_celsius)
+                courses.setdefault(use.rank, []).append((0, time, values))
+    return [track for rank in sorted(courses) for track in _track(host.name, rank, courses[rank], GAP_SECONDS)]
+
+
+def _track(host: str, rank: int, points: Points, gap: float = math.inf) -> list[Track]:
+    """The course through the points, none where there are none. x that falls, or leaps over `gap`, is a new launch."""
+    samples: list[Sample] = []
+    launch = 0
+    for generation, x, values in points:
+        if not abs(x) < MAX_NUMBER:
+            continue
+        if samples:
+            (launch, before), last, _ = samples[-1]
+            launch += generation < before or (generation == before and not 0 <= x - last <= gap)
+        kept = tuple(value if value is not None and abs(value) < MAX_NUMBER else None for value in values)
+        samples.append(Sample((launch, generation), x, kept))
+    columns = [
+        [value for value in column if value is not None] for column in zip(*(s.values for s in samples), strict=True)
+    ]
+    mean = tuple(sum(column) / len(column) if column else None for column in columns)
+    peak = tuple(max(column, default=None) for column in columns)
+    return [Track(host=host, rank=rank, samples=thin(samples, MAX_POINTS), mean=mean, peak=peak)] if samples else []
+
+
+def thin(samples: Sequence[Sample], limit: int) -> Sequence[Sample]:
+    """About `limit` samples, evenly spread, the first and the last among them."""
+    return [*samples[: -1 : len(samples) // limit + 1], *samples[-1:]]
+
+
+def ends(tracks: Sequence[Track]) -> tuple[float, float] | None:
+    """First and last value of column 0, each the mean of the ranks that took part then; None without values."""
+    courses = [[(s.segment, v) for s in track.samples if (v := s.values[0]) is not None] for track in tracks]
+    firsts, lasts = ([course[index] for course in courses if course] for index in (0, -1))
+    if not firsts:
+        return None
+    first = [value for segment, value in firsts if segment == min(firsts)[0]]
+    last = [value for segment, value in lasts if segment == max(lasts)[0]]
+    return sum(first) / len(first), sum(last) / len(last)
