@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import ENVIRONMENT
-from winfleet import runner
-from winfleet.runner import Meter, Stopper, batch_size
+from winfleet.rank.meter import Meter
+from winfleet.rank.stopper import Stopper
+from winfleet.runner import batch_size
 from winfleet.status import STOP_AT, STOPPING
 
 Pair = namedtuple("Pair", "image label")  # noqa: PYI024 (as torch's own default collation makes them)
@@ -24,7 +25,7 @@ Pair = namedtuple("Pair", "image label")  # noqa: PYI024 (as torch's own default
 LAST_WORDS = """
 import json, sys, time
 from pathlib import Path
-from winfleet.runner import Meter
+from winfleet.rank.meter import Meter
 
 sys.setswitchinterval(1e-6)
 folders = [Path(str(number)) for number in range(150)]
@@ -188,7 +189,7 @@ def test_the_number_of_steps_comes_from_the_trackers_configuration(config: dict[
 def test_a_rank_stops_after_the_step_that_was_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "HOLD_SECONDS", 0.2)
+    monkeypatch.setattr("winfleet.rank.stopper.HOLD_SECONDS", 0.2)
     meter, sgd = Meter(None), optimizer()
     stopper = Stopper(meter, tmp_path)
     for text in (None, "nonsense", "3"):

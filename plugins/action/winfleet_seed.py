@@ -92,4 +92,4 @@ def show(hosts: Sequence[Progress]) -> None:
 
 def tell(result: Result) -> str:
     """Why a host went without, as an error line."""
-    return f"{result.host}: {result.cause or result.state}"
+    return result.cause if result.host in result.cause else f"{result.host}: {result.cause or result.state}"
