@@ -17,6 +17,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
 Failure = Callable[[], object]
@@ -114,6 +116,44 @@ def spawn_without_main() -> None:
         raise RuntimeError(done.stderr)
 
 
+def miss_a_rank() -> None:
+    store = dist.TCPStore("127.0.0.1", 0, 1, True, dt.timedelta(seconds=0.5), use_libuv=False)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=2, timeout=dt.timedelta(seconds=0.5))
+
+
+def compile_without_compiler() -> None:
+    """torch looks for the compiler as it is imported, hence another process."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "CXX": f"{folder}/none", "TORCHINDUCTOR_CACHE_DIR": folder}
+        done = subprocess.run([sys.executable, "-c", "import torch; torch.compile(torch.sin)(torch.ones(3))"],
+                              env=environment, capture_output=True, text=True, check=False)  # fmt: skip
+    raise RuntimeError(done.stderr)
+
+
+class Half(torch.nn.Module):
+    """Has a layer that it does not use, and runs the other one `times` times, each of them checkpointed."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.used, self.unused = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+        self.times = times
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        for _ in range(self.times):
+            batch = checkpoint(self.used, batch, use_reentrant=True)
+        return batch
+
+
+def train_in_ddp(model: torch.nn.Module, **options: bool) -> None:
+    """Two steps of a lone rank."""
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    wrapped = DistributedDataParallel(model, **options)
+    for _ in range(2):
+        wrapped(torch.ones(1, 2, requires_grad=True)).sum().backward()
+    wrapped.generate()
+
+
 FAILURES: dict[str, Failure] = {
     "nccl-missing": lambda: dist.init_process_group("nccl", init_method="tcp://127.0.0.1:29999", rank=0, world_size=1),
     "port-taken": taken_port,
@@ -134,6 +174,11 @@ FAILURES: dict[str, Failure] = {
     "loader-pickle": lambda: pickle.dumps(lambda: None),
     "loader-main": spawn_without_main,
     "checkpoint-other": lambda: torch.nn.Linear(2, 2).load_state_dict(torch.nn.Linear(3, 2).state_dict()),
+    "rank-missing": miss_a_rank,
+    "compiler-missing": compile_without_compiler,
+    "ddp-wrapped": lambda: train_in_ddp(torch.nn.Linear(2, 2)),
+    "ready-twice": lambda: train_in_ddp(Half(times=2), find_unused_parameters=True),
+    "unused-parameters": lambda: train_in_ddp(Half(times=1)),
 }  # fmt: skip
 
 
