@@ -56,7 +56,7 @@ CONNECTION: Final = (
         shows="[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate (_ssl.c:1006)",
         cause="it shows another certificate than the one that was added, or none was added",
         fix="if {host} was set up anew, add its new {host}.worker.yml with add_workers.yml; if not, find out who answers",
-        cause_ko="추가해 둔 것과 다른 인증서를 보이거나, 추가한 인증서가 없습니다",
+        cause_ko="추가해 둔 것과 다른 인증서를 제시하거나, 추가해 둔 인증서가 없습니다",
         fix_ko="{host}를 새로 설치했다면 새 {host}.worker.yml을 add_workers.yml로 추가하고, 아니라면 누가 응답하는지 확인하십시오",
     ),
     Row(
@@ -137,7 +137,7 @@ CONNECTION: Final = (
         shows="Failed to establish a new connection: [Errno 111] Connection refused",
         cause="it is there, but nothing listens: remoting (or SSH) is off",
         fix="run scripts\\worker_setup.cmd on {host} (Linux: install and start an SSH server)",
-        cause_ko="PC는 있지만 받는 프로그램이 없습니다. 원격 관리(또는 SSH)가 꺼져 있습니다",
+        cause_ko="PC는 켜져 있지만 그 포트를 열어 둔 프로그램이 없습니다. 원격 관리(또는 SSH)가 꺼져 있습니다",
         fix_ko="{host}에서 scripts\\worker_setup.cmd를 실행하십시오(Linux: SSH 서버를 설치하고 켜십시오)",
     ),
     Row(
@@ -186,7 +186,7 @@ PACKAGES: Final = (
         shows="client error (Connect): invalid peer certificate: UnknownIssuer",
         cause="something between the host and the package index, such as a company's proxy or an antivirus, shows a certificate of its own",
         fix="set SSL_CERT_FILE on the host to that certificate's file, or bring the packages with `-e uv_env_offline=true`",
-        cause_ko="호스트와 패키지 인덱스 사이의 회사 프록시나 백신이 자기 인증서를 보입니다",
+        cause_ko="호스트와 패키지 인덱스 사이의 회사 프록시나 백신이 자기 인증서를 끼워 넣습니다",
         fix_ko="호스트의 SSL_CERT_FILE을 그 인증서 파일로 정하거나, `-e uv_env_offline=true`로 패키지를 보내십시오",
     ),
     Row(
@@ -253,7 +253,7 @@ MACHINE: Final = (
         shows='OSError: [WinError 1455] The paging file is too small for this operation to complete. Error loading "…\\torch\\lib\\cufft64_11.dll"',
         cause="Windows has no memory left to promise: each process that loads CUDA reserves gigabytes of the paging file",
         fix="let Windows manage the paging file on {host} (System, Advanced, Performance, Virtual memory) or make it 32 GB or more; use a smaller num_workers",
-        cause_ko="Windows가 약속할 메모리가 없습니다. CUDA를 올리는 프로세스마다 페이징 파일을 몇 GB씩 예약합니다",
+        cause_ko="Windows가 더 내줄 가상 메모리가 없습니다. CUDA를 불러오는 프로세스마다 페이징 파일을 몇 GB씩 예약합니다",
         fix_ko="{host}의 가상 메모리를 Windows가 관리하게 하거나(시스템, 고급, 성능, 가상 메모리) 32GB 이상으로 늘리고, num_workers를 줄이십시오",
     ),
     Row(
@@ -361,7 +361,7 @@ MACHINE: Final = (
         shows="RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000 bytes.",
         cause="the main memory of {host} does not hold what was asked for",
         fix="use a smaller batch or num_workers, load the data piece by piece, or end other programs on {host}",
-        cause_ko="{host}의 주 메모리가 요청한 만큼 되지 않습니다",
+        cause_ko="{host}의 메모리(RAM)가 모자랍니다",
         fix_ko="배치나 num_workers를 줄이거나, 데이터를 나누어 읽거나, {host}의 다른 프로그램을 끝내십시오",
     ),
 )
@@ -500,7 +500,7 @@ START: Final = (
         shows="torch.distributed.DistBackendError: NCCL error in: …/ProcessGroupNCCL.cpp:1331, unhandled system error (run with NCCL_DEBUG=INFO for details)",
         cause="NCCL could not connect the GPUs: a closed port, a wrong adapter, or GPUs that cannot reach each other",
         fix="set `fleet_environment: {NCCL_DEBUG: INFO}` for {host} and run again: its rank log then names the step; check NCCL_SOCKET_IFNAME",
-        cause_ko="NCCL이 GPU를 잇지 못했습니다. 포트가 닫혔거나, 어댑터가 틀렸거나, GPU끼리 닿지 못합니다",
+        cause_ko="NCCL이 GPU를 서로 연결하지 못했습니다. 포트가 닫혔거나, 어댑터를 잘못 골랐거나, GPU끼리 통신하지 못합니다",
         fix_ko="{host}에 `fleet_environment: {NCCL_DEBUG: INFO}`를 정하고 다시 실행하면 랭크 로그에 단계가 나옵니다. NCCL_SOCKET_IFNAME을 확인하십시오",
     ),
     Row(
@@ -509,7 +509,7 @@ START: Final = (
         shows="the scheduled task launcher was refused: Access is denied.",
         cause="Windows does not let this account start a task without being signed in: a policy, or an account of Entra ID",
         fix="stay signed in on {host} and set launch_logon to interactive, or to password",
-        cause_ko="Windows가 로그인하지 않은 이 계정의 작업을 허용하지 않습니다. 정책이거나 Entra ID 계정입니다",
+        cause_ko="로그인해 두지 않으면 Windows가 이 계정의 작업을 실행해 주지 않습니다. 정책 때문이거나 Entra ID 계정이라서입니다",
         fix_ko="{host}에 로그인해 두고 launch_logon을 interactive로, 또는 password로 정하십시오",
     ),
 )
@@ -531,8 +531,8 @@ TRAINING: Final = (
         shows="OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\nno smaller batch: the command does not say its batch size in one place",
         cause="the batch does not fit into the memory of a GPU of {host}, and no smaller one is known that keeps the effective batch",
         fix="lower the batch in your script; winfleet does it where batch_size and gradient_accumulation_steps are its options or settings",
-        cause_ko="배치가 {host}의 GPU 메모리에 들어가지 않으며, 효과적 배치를 유지하는 더 작은 배치를 알 수 없습니다",
-        fix_ko="스크립트의 배치를 줄이십시오. batch_size와 gradient_accumulation_steps가 스크립트의 옵션이나 설정이면 winfleet가 스스로 줄입니다",
+        cause_ko="배치가 {host}의 GPU 메모리에 들어가지 않으며, 유효 배치 크기를 유지하는 더 작은 배치를 알 수 없습니다",
+        fix_ko="스크립트의 배치를 줄이십시오. batch_size와 gradient_accumulation_steps가 스크립트의 옵션이나 설정이면 winfleet이 스스로 줄입니다",
     ),
     Row(
         code="cuda-out-of-memory",
@@ -541,7 +541,7 @@ TRAINING: Final = (
         cause="the batch does not fit into the memory of a GPU of {host}, or another program has taken part of it",
         fix="halve batch_size and double gradient_accumulation_steps, which keeps the effective batch; nvidia-smi shows other programs on the GPU",
         cause_ko="배치가 {host}의 GPU 메모리에 들어가지 않거나, 다른 프로그램이 메모리를 쓰고 있습니다",
-        fix_ko="batch_size를 반으로 줄이고 gradient_accumulation_steps를 두 배로 하면 효과적 배치가 유지됩니다. 다른 프로그램은 nvidia-smi에 보입니다",
+        fix_ko="batch_size를 반으로 줄이고 gradient_accumulation_steps를 두 배로 하면 유효 배치 크기가 유지됩니다. 다른 프로그램은 nvidia-smi에 보입니다",
     ),
     Row(
         code="cuda-kernel",
@@ -549,7 +549,7 @@ TRAINING: Final = (
         shows="RuntimeError: CUDA error: no kernel image is available for execution on the device",
         cause="this build of torch has no code for the GPU of {host}: new CUDA builds drop old GPUs, old builds do not know new ones",
         fix="choose another build with uv_env_torch_backend (cu126 for GTX 10xx and older, cu128 or newer for RTX 50xx), or train without {host}",
-        cause_ko="이 torch 빌드에는 {host}의 GPU용 코드가 없습니다. 새 CUDA 빌드는 옛 GPU를 버리고, 옛 빌드는 새 GPU를 모릅니다",
+        cause_ko="이 torch 빌드에는 {host}의 GPU용 코드가 없습니다. 새 CUDA 빌드는 옛 GPU를 지원하지 않고, 옛 빌드는 새 GPU를 알지 못합니다",
         fix_ko="uv_env_torch_backend로 다른 빌드를 고르거나(GTX 10xx 이전은 cu126, RTX 50xx는 cu128 이상) {host} 없이 학습하십시오",
     ),
     Row(
@@ -630,7 +630,7 @@ TRAINING: Final = (
         shows="RuntimeError: [enforce fail at …/gloo/transport/tcp/pair.cc:456] op.preamble.length <= op.nbytes. 32 vs 16",
         cause="the ranks exchange tensors of different shapes: one took another branch, or their models, data or versions differ",
         fix="compare the versions in the report; look for code that runs on one rank alone (`if rank == 0`) around a collective",
-        cause_ko="랭크들이 서로 다른 모양의 텐서를 주고받습니다. 한 랭크가 다른 분기로 갔거나, 모델이나 데이터, 버전이 다릅니다",
+        cause_ko="랭크들이 모양(shape)이 서로 다른 텐서를 주고받습니다. 한 랭크가 다른 분기로 갔거나, 모델이나 데이터, 버전이 다릅니다",
         fix_ko="보고서의 버전을 비교하고, 집합 통신 주변에 한 랭크에서만 실행되는 코드(`if rank == 0`)가 있는지 보십시오",
     ),
     Row(
@@ -648,7 +648,7 @@ TRAINING: Final = (
         shows="RuntimeError: Gloo connectFullMesh failed with [../third_party/gloo/gloo/transport/tcp/pair.cc:152] timed out connecting: SO_ERROR: Connection refused, remote=[10.0.0.12]:51234",
         cause="{host} could not connect to another rank's dynamic port: a firewall is in between, or that rank has ended already",
         fix="look for a rank that failed before; `ansible-playbook worker_setup.yml -i INVENTORY` opens the dynamic ports of Windows workers",
-        cause_ko="{host}가 다른 랭크의 동적 포트에 연결하지 못했습니다. 방화벽이 있거나 그 랭크가 이미 끝났습니다",
+        cause_ko="{host}가 다른 랭크의 동적 포트에 연결하지 못했습니다. 방화벽이 막거나 그 랭크가 이미 끝났습니다",
         fix_ko="먼저 실패한 랭크가 있는지 보십시오. `ansible-playbook worker_setup.yml -i INVENTORY`가 Windows 워커의 동적 포트를 엽니다",
     ),
     Row(
@@ -675,7 +675,7 @@ TRAINING: Final = (
         shows="RuntimeError: DataLoader worker (pid 4711) is killed by signal: Killed.",
         cause="a data loader worker on {host} was ended, mostly for lack of memory; its own last words are in the rank's log",
         fix="use a smaller num_workers or prefetch_factor, and look at the rank's log above this line",
-        cause_ko="{host}의 데이터 로더 작업 프로세스가 끝났습니다. 대개 메모리가 모자라서이며, 마지막 말은 랭크 로그에 있습니다",
+        cause_ko="{host}의 데이터 로더 작업 프로세스가 끝났습니다. 대개 메모리가 모자라서이며, 마지막 메시지는 랭크 로그에 있습니다",
         fix_ko="num_workers나 prefetch_factor를 줄이고, 랭크 로그에서 이 줄 위를 보십시오",
     ),
     Row(
@@ -787,7 +787,7 @@ END: Final = (
         shows="lost pc2: no beat of its launcher for 10 s",
         cause="{names} fell silent: it sleeps, restarts, was switched off, or lost its network, or its launcher was ended",
         fix="wake or mend it, then run the same command with `-e fleet_run=NAME` to go on from the newest checkpoint",
-        cause_ko="{names}의 소식이 끊겼습니다. 절전이나 재시작, 전원 꺼짐, 네트워크 끊김이거나 런처가 끝났습니다",
+        cause_ko="{names}의 응답이 끊겼습니다. 절전이나 재시작, 전원 꺼짐, 네트워크 끊김이거나 런처가 끝났습니다",
         fix_ko="PC를 깨우거나 고친 뒤 같은 명령에 `-e fleet_run=NAME`을 붙이면 최신 체크포인트에서 이어 갑니다",
     ),
     Row(
