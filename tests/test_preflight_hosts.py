@@ -20,6 +20,7 @@ RTX = {
     "capability": "8.6",
 }
 OLD = {**RTX, "name": "NVIDIA GeForce GTX 1080", "capability": "6.1"}
+NEW = {**RTX, "name": "NVIDIA GeForce RTX 5060 Ti", "capability": "12.0"}
 CABLE = {
     "name": "이더넷",
     "description": "Realtek PCIe GbE",
@@ -178,6 +179,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str, bool, str, str]] = {
         {"gpus": [OLD]}, {}, "driver", False,
         "GPU 0 (NVIDIA GeForce GTX 1080) has compute capability 6.1, for which builds with CUDA 13 have no code", "cu126",
     ),
+    "new GPU, old driver": (
+        {"gpus": [{**NEW, "driver": "572.83"}]}, {}, "driver", True,
+        "GPU 0 (NVIDIA GeForce RTX 5060 Ti) has compute capability 12.0, for which builds with CUDA 12 have no code from torch 2.12 on",
+        "install a driver from 580 on",
+    ),
 }  # fmt: skip
 
 
@@ -194,7 +200,8 @@ def test_one_fault_is_one_line_with_its_fix(case: str) -> None:
     "told",
     [
         {"skew_seconds": 40.0, "skew_error_seconds": 12.0},  # a task took 24 s, so it may be 28
-        {"gpus": [{**OLD, "driver": "560.94"}]},  # whose newest build is cu129
+        {"gpus": [{**OLD, "driver": "560.94"}]},  # whose newest build is cu126
+        {"gpus": [NEW]},
         {"gpus": [stranger(mib=900)], "going_on": ["r"]},
         {"gpus": [{**RTX, "processes": [{"name": "explorer.exe", "pid": 4, "mib": None}]}]},
         {"ports_taken": {"29500": "python (pid 1)"}, "going_on": ["r"]},

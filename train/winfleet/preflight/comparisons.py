@@ -107,12 +107,12 @@ def check_loopback(hosts: Mapping[str, Found]) -> list[Problem]:
 
 
 def check_drivers(hosts: Mapping[str, Found]) -> list[Problem]:
-    """Drivers of two families make uv take two builds of torch, cu129 beside cu130."""
+    """Drivers of two families make uv take two builds of torch, cu126 beside cu130."""
     shown = {name: ", ".join(sorted({gpu.driver for gpu in host.gpus if gpu.driver})) for name, host in hosts.items()}
     oldest = {name: min((major for gpu in host.gpus if (major := driver_major(gpu)) is not None), default=None)
               for name, host in hosts.items()}  # fmt: skip
     values = {name: f"CUDA {cuda_of(major)}" for name, major in oldest.items() if major is not None}
-    hint = "install one driver on all, or fix the build for all: -e uv_env_torch_backend=cu129"
+    hint = "install one driver on all, or fix the build for all: -e uv_env_torch_backend=cu126"
     return name_odd(values, check="driver", thing="driver", hint=hint, shown=shown, warning=True)
 
 

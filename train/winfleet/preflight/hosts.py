@@ -37,6 +37,8 @@ FIRST_DRIVER: Final[Mapping[int, int]] = {11: 450, 12: 525, 13: 580}
 OLDEST_CUDA: Final = 12  # of the builds of the locked torch
 # CUDA 13 has no code for GPUs before Turing: its release notes, "Deprecated and Dropped Features".
 CUDA_13_CAPABILITY: Final = (7, 5)
+# With CUDA 12, torch 2.12 and newer come as cu126 alone, which ends with Hopper: https://github.com/pytorch/pytorch/pull/182849
+CUDA_12_CAPABILITY: Final = (9, 0)
 
 MAX_PATH: Final = 259  # characters, without the terminating zero
 LONGEST_MEMBER: Final = 207  # of an environment with torch 2.13.0 for Windows, below fleet_home
@@ -326,6 +328,11 @@ def check_driver(name: str, found: Found, torch_backend: str) -> list[Problem]:
             what = f"{where} has compute capability {major}.{minor}, for which builds with CUDA 13 have no code"
             hint = "take a build that has: -e uv_env_torch_backend=cu126, or leave the host out"
             problems.append(Problem(where=name, check="driver", what=what, hint=hint))
+        elif (cuda or cuda_of(driver)) < 13 and gpu.capability and gpu.capability > CUDA_12_CAPABILITY:
+            major, minor = gpu.capability
+            what = f"{where} has compute capability {major}.{minor}, for which builds with CUDA 12 have no code from torch 2.12 on"
+            hint = f"install a driver from {FIRST_DRIVER[13]} on, and leave uv_env_torch_backend at auto or cu130"
+            problems.append(Problem(where=name, check="driver", what=what, hint=hint, warning=True))
     return problems
 
 
