@@ -37,6 +37,7 @@ PROGRAMS = {
     "xz": "xz-utils",
     "x86_64-w64-mingw32-gcc": "gcc-mingw-w64-x86-64",
     "localedef": "locales",
+    "faketime": "faketime",
 }
 DOUBLES = ("powercfg", "winrm", "pwsh", "netsh")  # programs that are copies of powershell.exe, answered by doubles.psm1
 BOOT_TIME = 60  # seconds in which a PC must be up

@@ -14,6 +14,7 @@ from pathlib import Path
 
 CHUNK = 128 * 1024  # bytes of output handed out at once
 DRAIN = 0.3  # seconds in which a finished program's left-behind children may still add output
+FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"  # of Debian's package libfaketime
 PROGRAMS_HOME = r"C:\lab\powershell"  # the engine and the programs beside it; not where Windows has its own, where it would take its modules for those of 5.1
 WINE_NOISE = re.compile(rb"^wine: Read access denied for device .*\r?\n", re.MULTILINE)
 
@@ -200,13 +201,26 @@ class Wine:
             job.wait()
         raise RuntimeError(f"winrshost.exe says {policy!r} of the token filter's policy")
 
+    def clock(self) -> dict[str, str]:
+        r"""Variables by which what starts sees a clock that is off by the seconds in C:\lab\clock; none without that file."""
+        try:
+            seconds = float((self.drive / "lab" / "clock").read_text())
+        except FileNotFoundError:
+            return {}
+        return {
+            "LD_PRELOAD": FAKETIME,
+            "FAKETIME": f"{seconds:+.0f}",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "NO_FAKE_STAT": "1",
+        }
+
     def start(self, line: str, shell: Shell) -> subprocess.Popen[bytes]:
         match = self.POWERSHELL.match(line)
         command = f'"{PROGRAMS_HOME}\\powershell.exe"{line[match.end() :]}' if match else f"cmd.exe /c {line}"
         return subprocess.Popen(
             [self.wine, f"{self.programs}/winrshost.exe", "run", shell.name],
             start_new_session=True,
-            env={**self.environment, **shell.environment, "WINRS_COMMAND": command},
+            env={**self.environment, **shell.environment, **self.clock(), "WINRS_COMMAND": command},
             cwd=self.unix_path(shell.working_directory),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
