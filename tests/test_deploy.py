@@ -216,6 +216,54 @@ def test_check_mode_of_the_whole_deployment_changes_nothing(fleet: Fleet) -> Non
     assert not fleet.logs.exists()
 
 
+def files_below(*folders: Path) -> dict[Path, int]:
+    """Every file there, with the time of its last change (ns)."""
+    return {path: path.stat().st_mtime_ns for folder in folders for path in folder.rglob("*") if path.is_file()}
+
+
+def test_preflight_by_itself_says_what_is_wrong_and_changes_nothing(fleet: Fleet) -> None:
+    words = ("fleet_command=bare.py --steps 50", "fleet_rehearsal=true", "fleet_rehearsal_steps=3")
+    homes = [fleet.home(host) for host in fleet.hosts]
+    new = fleet.play("preflight.yml", *words)
+    assert new.returncode == 0, new.stdout
+    assert re.search(r"^Python  .*: worker1 worker2$", new.stdout, re.MULTILINE)
+    assert "Not deployed: worker1 lacks agent, code; worker2 lacks agent, code\n" in new.stdout
+    assert not fleet.logs.exists()
+    assert files_below(*homes) == {}
+
+    assert fleet.play("deploy_and_train.yml", "fleet_command=bare.py --steps 2", "fleet_run=first").returncode == 0
+    deployed = files_below(*homes)
+    good = fleet.play("preflight.yml", *words)
+    assert good.returncode == 0, good.stdout
+    assert re.search(r"^ +worker2 -> worker1 +\d+ +[0-9.]+$", good.stdout, re.MULTILINE)
+    assert re.search(r"^  this run: [0-9.]+ samples/s", good.stdout, re.MULTILINE)
+    assert not re.search(r"^(error|  worker\d): ", good.stdout, re.MULTILINE), "no problem, and no change"
+    assert files_below(*homes) == deployed
+    assert not (fleet.logs / "preflight" / "plan.json").exists()
+
+    (code,) = (fleet.home("worker2") / "code").iterdir()
+    (code / "bare.py").write_text("print('another program')\n")
+    deployed = files_below(*homes)
+    odd = fleet.play("preflight.yml", *words)
+    assert odd.returncode != 0
+    assert re.search(
+        rf"^error: worker2: code/{code.name} there has the digest [0-9a-f]{{12}}, not what was sent\n"
+        rf"  hint: remove code/{code.name} below fleet_home of worker2 and deploy again",
+        odd.stdout, re.MULTILINE,
+    ), odd.stdout  # fmt: skip
+
+    fleet.hosts["worker1"]["fleet_processes"] = -1
+    with socket.create_server(("127.0.0.2", 29502)):
+        bad = fleet.play("preflight.yml", *words)
+    assert bad.returncode != 0
+    assert re.search(r"^Python  .*: worker1 worker2$", bad.stdout, re.MULTILINE)
+    problems = re.findall(r"^(?:error: )?(worker\d: .+)\n  hint: .+$", bad.stdout, re.MULTILINE)
+    assert [line.partition(" on ")[0] for line in problems] == [
+        "worker1: fleet_processes is -1", "worker2: port 29502 (status)",
+    ]  # fmt: skip
+    assert files_below(*homes) == deployed
+
+
 def test_linux_workers_need_no_worker_setup(fleet: Fleet) -> None:
     done = fleet.play("worker_setup.yml")
     assert done.returncode == 0

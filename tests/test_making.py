@@ -4,6 +4,7 @@ torch is a wheel of some lines here, whose build and number of GPUs a test says;
 """
 
 import hashlib
+import re
 import signal
 import socket
 import subprocess
@@ -106,6 +107,11 @@ def test_an_environment_is_made_by_itself_and_found_afterwards(host: Host) -> No
     assert [process.wait(20) for process in host.started] in ([0], [0, 0])
     assert "hidden" not in "".join(path.read_text() for path in host.folder.parent.iterdir() if path.is_file())
     assert making.being_made(host.home) == []
+    metadata = next(host.folder.rglob("torch-*.dist-info/METADATA"))
+    metadata.write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.9.1\n")  # as who installs by hand leaves it
+    said = f"torch is 2.9.1, the lock says 2.13.0\nhint: remove {host.folder}, then run again"
+    with pytest.raises(HostError, match=re.escape(said)):
+        host.ensure()
 
 
 def test_while_it_is_made_nobody_else_begins_and_an_end_without_a_word_is_told(host: Host, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from winfleet.preflight.judge import split_command
 
 
 class ActionModule(ActionBase):
-    """winfleet_plan: returns {"plan", "path", "addresses"}; the text is the same for all hosts."""
+    """winfleet_plan: returns {"plan", "path"}; the text is the same for all hosts. Where `logs` is empty it is not written."""
 
     _supports_check_mode = True
     _supports_async = False
@@ -25,8 +25,10 @@ class ActionModule(ActionBase):
             plan = self._plan(self._task.args, task_vars or {})
         except PlanError as error:
             raise AnsibleActionFail(str(error)) from None
-        path = Path(self._task.args["logs"]).expanduser() / plan.run / "plan.json"
-        text = plan.to_json()
+        text, logs = plan.to_json(), str(self._task.args["logs"])
+        if not logs:
+            return {**result, "changed": False, "plan": text, "path": ""}
+        path = Path(logs).expanduser() / plan.run / "plan.json"
         changed = not path.is_file() or path.read_text("utf-8") != text
         if changed and not self._task.check_mode:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -211,6 +211,8 @@ def ensure(home: Path, given: Mapping[str, Any], *, check: bool) -> dict[str, An
             f"{python} cannot be used: {said}\nhint: set uv_env_python to a Python, or to nothing"
         ) from None
     if wrong := differences(versions, given["direct"], given["python_version"]):
-        fix = f"install train/constraints.txt into {python}, or leave uv_env_python empty"
+        fix = f"remove {folder}, then run again: it is made anew"
+        if given["python"]:
+            fix = f"install train/constraints.txt into {python}, or leave uv_env_python empty"
         raise HostError(f"{python} does not satisfy the lock: {'; '.join(wrong)}\nhint: {fix}")
     return {"changed": changed, "python": python, "versions": versions}
