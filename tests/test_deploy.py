@@ -6,12 +6,17 @@ import re
 import shlex
 import signal
 import socket
+import sys
+import sysconfig
 import time
+import venv
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT, SCRIPTS, Fleet, processes_with
+from uv import find_uv_bin
+from winfleet.environments.lock import read_lock
 
 SLOW = "fleet_command=bare.py --steps 100000 --sleep 0.02"
 
@@ -55,6 +60,33 @@ def test_without_deploying_a_worker_that_lacks_something_is_refused(fleet: Fleet
 
     elsewhere = fleet.play("deploy_and_train.yml", short, "fleet_run=second", f"fleet_logs={fleet.folder / 'other'}")
     assert "error: run second is there on the hosts, but here is no " in elsewhere.stdout
+
+
+def test_an_environment_of_another_lock_is_refused_by_name_unless_it_may_be_made(fleet: Fleet) -> None:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    wanted = read_lock(SCRIPTS, ROOT / "train", find_uv_bin(), version, "auto")["digest"]
+    short = ("fleet_command=bare.py --steps 2", "uv_env_python=", f"uv_env_python_version={version}")
+    assert fleet.play("deploy_and_train.yml", short[0], "fleet_run=first").returncode == 0, "code and agent are there"
+    for host in fleet.hosts:
+        folder = fleet.home(host) / "env" / wanted[:12]
+        venv.create(folder, symlinks=True)
+        packages = next(folder.glob("lib/python*/site-packages"))
+        (packages / "ours.pth").write_text(sysconfig.get_path("purelib"), "utf-8")
+        (folder / "winfleet.json").write_text(json.dumps({"digest": wanted}), "utf-8")
+    trained = fleet.play("deploy_and_train.yml", *short, "--tags=train", "fleet_run=second")
+    assert trained.returncode == 0, trained.stdout
+
+    mark = fleet.home("worker2") / "env" / wanted[:12] / "winfleet.json"
+    mark.write_text(json.dumps({"digest": "7" * 64}), "utf-8")
+    for how in ("fleet_skip_deploy=true", "--tags=train"):
+        refused = fleet.play("deploy_and_train.yml", *short, how, "fleet_run=third")
+        assert refused.returncode != 0
+        assert (
+            f"error: worker2: its environment is of the lock 777777777777, this controller's lock is {wanted[:12]}; "
+            "none is made with fleet_skip_deploy\nhint: run deploy_and_train.yml without it once" in refused.stdout
+        ), refused.stdout
+        assert "worker1: its environment" not in refused.stdout
+        assert not (fleet.home("worker1") / "runs" / "third").exists()
 
 
 def test_the_default_training_leaves_model_checkpoint_and_a_wandb_run_for_each_rank(fleet: Fleet) -> None:

@@ -4,6 +4,7 @@ torch is a wheel of some lines here, whose build and number of GPUs a test says;
 """
 
 import hashlib
+import os
 import re
 import signal
 import socket
@@ -111,6 +112,26 @@ def test_an_environment_is_made_by_itself_and_found_afterwards(host: Host) -> No
     metadata.write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.9.1\n")  # as who installs by hand leaves it
     said = f"torch is 2.9.1, the lock says 2.13.0\nhint: remove {host.folder}, then run again"
     with pytest.raises(HostError, match=re.escape(said)):
+        host.ensure()
+
+
+def test_an_environment_of_another_lock_does_not_count_and_is_named_with_both_digests(host: Host) -> None:
+    mark, wanted = host.folder / "winfleet.json", host.given["digest"][:12]
+    host.given["refuse"] = True
+    hint = "; none is made with fleet_skip_deploy\nhint: run deploy_and_train.yml without it once"
+    with pytest.raises(HostError, match=f"^it has no environment, this controller's lock is {wanted}{hint}"):
+        host.ensure()
+    mark.parent.mkdir(parents=True)
+    mark.write_text('{"digest": "' + 64 * "7" + '"}')
+    other = host.folder.with_name("8" * 12) / mark.name
+    other.parent.mkdir()
+    other.write_text('{"digest": "' + 64 * "8" + '"}')
+    os.utime(other, (1, 1))
+    there = "its environment is of the lock 777777777777 and 888888888888, "
+    with pytest.raises(HostError, match=f"^{there}this controller's lock is {wanted}{hint}"):
+        host.ensure()
+    mark.write_text('{"digest": "' + host.given["digest"] + '"}')
+    with pytest.raises(HostError, match="cannot be used"):  # it is taken, and has no Python
         host.ensure()
 
 

@@ -24,6 +24,7 @@ from winfleet.rehearsal.checks import (
     check_devices,
     check_folders,
     check_links,
+    check_locks,
     check_reached,
     check_versions,
     needed_ports,
@@ -139,6 +140,20 @@ def test_an_odd_package_is_named_against_the_majority() -> None:
     builds = {"pc1": facts(), "pc2": facts(packages={"torch": "2.13.0+cu129", "numpy": "2.4.0"})}
     assert said(check_versions(builds)) == []
     assert note_builds(builds) == ["torch comes in several builds: 2.13.0+cu130 on pc1; 2.13.0+cu129 on pc2"]
+
+
+def test_an_environment_of_another_lock_is_named_with_both_digests() -> None:
+    plan = dataclasses.replace(plan_of(1, 1, 1), environment="a" * 12)
+    found = {"pc1": facts(lock="a" * 64), "pc2": facts(lock="b" * 64), "pc3": facts()}  # whose Python was given
+    assert said(check_locks(found, plan)) == [
+        (
+            "pc2: its environment is of the lock bbbbbbbbbbbb, this controller's lock is aaaaaaaaaaaa\n"
+            "  hint: deploy again without fleet_skip_deploy; env/aaaaaaaaaaaa below fleet_home of pc2 is made anew"
+        )
+    ]
+    told = Facts.parse({"port": 1, "lock": "b" * 64})
+    assert told is not None
+    assert told.lock == "b" * 64
 
 
 def test_other_code_or_data_is_named() -> None:

@@ -16,6 +16,7 @@ from ..causes import advise, explain
 from ..launcher.runs import HostError
 from ..transfer.folders import SHORT
 
+MARK = "winfleet.json"  # of an environment: its lock's digest, written once it is whole
 KEEP = 2  # environments: the new one, and the one before it
 OFFLINE_HINT = "set uv_env_wheels for a host without internet"
 LIMIT_MINUTES = 60.0  # a CUDA build has 3 GB, half an hour at 15 Mbit/s
@@ -88,11 +89,33 @@ def is_cpu_build(version: str, *, windows: bool) -> bool:
     return local == "cpu" or (windows and bool(version) and not local)
 
 
+def lock_of(folder: Path) -> str:
+    """Digest of the lock that an environment was made from; "" where it is not whole."""
+    try:
+        return str(json.loads((folder / MARK).read_text("utf-8"))["digest"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+
+
 def is_whole(folder: Path, given: Mapping[str, Any]) -> bool:
-    """Whether the environment is there. One without GPUs on a host that has got some since then does not count."""
-    return (folder / "winfleet.json").is_file() and not (
+    """Whether the environment is there. One of another lock, or without GPUs on a host that has got some since, does not count."""
+    return lock_of(folder) == given["digest"] and not (
         wanted_gpus(given) and is_cpu_build(build_of(folder), windows=os.name == "nt")
     )
+
+
+def say_other_lock(home: Path, given: Mapping[str, Any]) -> str:
+    """Why a host that is to be given nothing cannot train: the lock that is asked for, and those of what it has."""
+    there = sorted((home / "env").glob(f"*/{MARK}"), key=lambda mark: mark.stat().st_mtime, reverse=True)
+    others = list(dict.fromkeys(digest[:SHORT] for mark in there if (digest := lock_of(mark.parent))))
+    wanted = given["digest"][:SHORT]
+    if wanted in others:
+        what = f"its environment of the lock {wanted} has no GPU build of torch"
+    elif others:
+        what = f"its environment is of the lock {' and '.join(others)}, this controller's lock is {wanted}"
+    else:
+        what = f"it has no environment, this controller's lock is {wanted}"
+    return f"{what}; none is made with fleet_skip_deploy\nhint: run deploy_and_train.yml without it once"
 
 
 def wanted_gpus(given: Mapping[str, Any]) -> int:
@@ -140,9 +163,9 @@ def make(home: Path, given: Mapping[str, Any], folder: Path, say: Callable[[str]
     for step in steps(given, folder, requirements):
         say(step.title)
         run(step, environment, log, deadline, minutes)
-    for old in sorted(folder.parent.glob("*/winfleet.json"), key=lambda path: path.stat().st_mtime)[: -KEEP + 1]:
+    for old in sorted(folder.parent.glob(f"*/{MARK}"), key=lambda path: path.stat().st_mtime)[: -KEEP + 1]:
         shutil.rmtree(old.parent)
-    (folder / "winfleet.json").write_text(json.dumps({"digest": given["digest"]}), encoding="utf-8")
+    (folder / MARK).write_text(json.dumps({"digest": given["digest"]}), encoding="utf-8")
 
 
 def log_of(folder: Path) -> Path:
@@ -195,10 +218,7 @@ def ensure(home: Path, given: Mapping[str, Any], *, check: bool) -> dict[str, An
     python = given["python"] or str(interpreter(folder))
     if not given["python"] and not is_whole(folder, given):
         if given["refuse"]:
-            raise HostError(
-                f"no environment {folder}, and none is made with fleet_skip_deploy\n"
-                "hint: run deploy_and_train.yml without it once"
-            )
+            raise HostError(say_other_lock(home, given))
         changed = True
         if check:
             return {"changed": True, "python": python, "versions": {}}

@@ -29,6 +29,7 @@ class Facts:
     """What a host is and has, as it says."""
 
     python: str = ""
+    lock: str = ""  # digest of the lock that its environment was made from; "" where an interpreter was given
     packages: Mapping[str, str]  # name -> version
     folders: Mapping[str, tuple[str, bool]]  # code, data -> (digest, whether it covers the content)
     port: int = 0  # the one of the dynamic range
@@ -45,7 +46,7 @@ class Facts:
         named = list(packages.items())[:MOST_PACKAGES] if isinstance(packages, dict) else []
         kinds = folders if isinstance(folders, dict) else {}
         return cls(
-            python=_text(values.get("python")), port=values["port"], host_name=_text(values.get("host_name")),
+            python=_text(values.get("python")), lock=_text(values.get("lock")), port=values["port"], host_name=_text(values.get("host_name")),
             packages={_text(name): _text(version) for name, version in named},
             folders={
                 kind: (_text(found.get("digest")), found.get("whole") is True)
@@ -148,6 +149,19 @@ def check_versions(facts: Mapping[str, Facts]) -> list[Problem]:
     for package in sorted(different, key=lambda package: (package != "torch", package))[:SHOWN]:
         problems += name_odd(public[package], shown=has[package], check="versions", thing=package, hint=hint)
     return problems
+
+
+def check_locks(facts: Mapping[str, Facts], plan: Plan) -> list[Problem]:
+    """Each environment was made from the plan's lock."""
+    return [
+        Problem(
+            where=name, check="versions",
+            what=f"its environment is of the lock {found.lock[:SHORT]}, this controller's lock is {plan.environment}",
+            hint=f"deploy again without fleet_skip_deploy; env/{plan.environment} below fleet_home of {name} is made anew",
+        )
+        for name, found in facts.items()
+        if plan.environment and found.lock and not found.lock.startswith(plan.environment)
+    ]  # fmt: skip
 
 
 def check_folders(facts: Mapping[str, Facts], plan: Plan) -> list[Problem]:

@@ -27,6 +27,7 @@ from winfleet.rehearsal.checks import (
     check_devices,
     check_folders,
     check_links,
+    check_locks,
     check_ports,
     check_reached,
     check_versions,
@@ -172,7 +173,8 @@ class Rehearsal:
         found, silent = self.ask("facts", {name: {} for name in skews}, FACTS_SECONDS)
         self.facts = {name: facts for name, values in found.items() if (facts := Facts.parse(values)) is not None}
         problems += [*silent, *self.say_strange(found, self.facts)]
-        problems += [*check_clocks(skews), *check_versions(self.facts), *check_folders(self.facts, self.plan)]
+        problems += [*check_clocks(skews), *check_versions(self.facts)]
+        problems += [*check_locks(self.facts, self.plan), *check_folders(self.facts, self.plan)]
         problems += self.reached() if set(self.facts) == set(self.peers) else []
         self.notes += [*note_builds(self.facts), *note_names(self.facts, self.plan)]
         return problems

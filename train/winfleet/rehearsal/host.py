@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from winfleet.environments.environment import lock_of
 from winfleet.files import send_output_to, write_atomic
 from winfleet.launch import fill_in, prepare_environment, prepare_work
 from winfleet.plan import PROBE_PORT, Host, Plan, PlanError
@@ -84,6 +85,12 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(KeyError, TypeError):
             found[package.metadata["Name"].lower().replace("_", "-")] = package.version
     return found
+
+
+def lock_of_this(home: Path) -> str:
+    """Digest of the lock that this Python's environment was made from; "" where an interpreter was given."""
+    folder = Path(sys.prefix)
+    return lock_of(folder) if folder.is_relative_to(home / "env") else ""
 
 
 def folder_digest(folder: Path) -> tuple[str, bool]:
@@ -207,7 +214,7 @@ class Rehearsal:
                 found[kind] = {"digest": value, "whole": whole}
         name, addresses, seconds = resolve_own_name()
         return {
-            "python": platform.python_version(), "packages": versions(), "folders": found, "port": self._dynamic.port,
+            "python": platform.python_version(), "lock": lock_of_this(home), "packages": versions(), "folders": found, "port": self._dynamic.port,
             "host_name": name, "resolves": addresses, "resolve_seconds": seconds,
         }  # fmt: skip
 
