@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, SCRIPTS, Fleet, processes_with
+from conftest import ROOT, SCRIPTS, Fleet, processes_with, wait_until
 from uv import find_uv_bin
 from winfleet.environments.lock import read_lock
 
@@ -159,6 +159,25 @@ def test_ctrl_c_leaves_the_run_going_and_it_can_be_followed_again(fleet: Fleet) 
     assert "Start the launcher" not in again.stdout
     assert "step " in again.stdout
     assert (fleet.logs / "c" / "report.html").exists()
+
+
+def test_progress_names_once_who_is_slowest_and_who_stands_still(fleet: Fleet) -> None:
+    command = "fleet_command=bare.py --steps 100000 --sleep 0.02 --slow-rank 1 --stand-rank 1 --fail-step 80"
+    settings = ("fleet_run=slow", "fleet_stuck_seconds=3", "launch_progress_seconds=1")
+    following = fleet.start("deploy_and_train.yml", command, *settings)
+
+    def stuck(host: str) -> bool:
+        return [rank["state"] for rank in fleet.status(host, "slow").get("ranks", [])] == ["stuck"]
+
+    wait_until(lambda: stuck("worker1") and stuck("worker2"), 90, "the end of all steps")
+    wait_until(lambda: "stack.txt" in "".join(os.listdir(fleet.home("worker2") / "runs" / "slow")), 15, "its stack")
+    time.sleep(3)  # some lines of progress
+    fleet.play("stop.yml", "fleet_stop_grace_seconds=1")
+    said, _ = following.communicate(timeout=60)
+    slowest = r"^  rank 1 on worker2 is slowest: it computes [0-9.]+ s a step, the others [0-9.]+ s$"
+    waits = r"^  rank 0 waits for rank 1 on worker2 \(bare.py:\d+ in stand_still\)$"
+    assert [len(re.findall(line, said, re.MULTILINE)) for line in (slowest, waits)] == [1, 1], said
+    assert "1 stuck" in said
 
 
 def test_a_rank_that_raises_is_named_with_its_exception_and_last_lines(fleet: Fleet) -> None:

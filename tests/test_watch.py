@@ -93,6 +93,26 @@ def test_the_rank_that_the_others_wait_for_is_named() -> None:
     assert find([host(1, rank(0)), host(2, culprit)]) is None, "nobody waits for it"
 
 
+def test_a_line_of_progress_names_who_holds_the_others_up_once() -> None:
+    def run(slow: int, seconds: float) -> list[Status]:
+        work = [{"compute_seconds": seconds if number == slow else 0.3} for number in range(4)]
+        return [host(1, rank(0, **work[0]), rank(1, **work[1])), host(2, rank(2, **work[2]), rank(3, **work[3]))]
+
+    def words(number: int, seconds: str) -> str:
+        place = f"rank {number} on pc{1 + number // 2}"
+        return f"{place} is slowest: it computes {seconds} s a step, the others 0.3 s"
+
+    blame = verdict.Blame()
+    looks = [(3, 0.5), (3, 0.51), (3, 0.52), (1, 0.5), (3, 0.5), (1, 0.5), (1, 0.5), (3, 0.35), (3, 0.35)]
+    assert [blame.name(run(*look)) for look in looks] == [
+        None, words(3, "0.51"), None, None, None, None, words(1, "0.5"), None, None,
+    ], "named at its second look, anew only where it is another one, and never where the others hardly wait"  # fmt: skip
+    place = {"state": "stuck", "place": "t.py:5 in load"}
+    stuck = [host(1, rank(0, **{**place, "waits": True})), host(2, rank(1, **place))]
+    said = "rank 0 waits for rank 1 on pc2 (t.py:5 in load)"
+    assert [blame.name(stuck) for _ in range(2)] == [said, None], "who is stuck is no chance"
+
+
 @pytest.mark.parametrize(
     ("numbers", "text"),
     [

@@ -12,6 +12,7 @@ from ansible.utils.display import Display
 from winfleet.launcher.board import count
 from winfleet.plan import Host, Plan
 from winfleet.status import ENDED, Status, StatusError, fetch, first_failure, overall_state, progress_line
+from winfleet.view.verdict import Blame
 
 display = Display()
 LOOK_SECONDS = 0.5
@@ -85,8 +86,11 @@ class Follower:
 
 
 def follow(plan: Plan, interval: float, silent: float) -> Sequence[Status]:
-    """Shows a line every `interval` seconds until every launcher has ended, or was not heard of for `silent` seconds."""
-    follower, shown = Follower(plan, silent), 0.0
+    """Shows a line every `interval` seconds until every launcher has ended, or was not heard of for `silent` seconds.
+
+    Below it stands whom the others wait for, where that is somebody else than before.
+    """
+    follower, blame, shown = Follower(plan, silent), Blame(), 0.0
     while True:
         follower.look()
         lost = follower.lost()
@@ -96,5 +100,8 @@ def follow(plan: Plan, interval: float, silent: float) -> Sequence[Status]:
             return list(follower.known.values())
         if follower.known and time.monotonic() - shown >= interval:
             shown = time.monotonic()
-            display.display(f"  {progress_line(list(follower.known.values()))}")
+            statuses = list(follower.known.values())
+            display.display(f"  {progress_line(statuses)}")
+            if named := blame.name(statuses):
+                display.display(f"  {named}")
         time.sleep(LOOK_SECONDS)

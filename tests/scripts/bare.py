@@ -16,6 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--sleep", type=float, default=0.0)
+    parser.add_argument("--slow-rank", type=int, default=-1, help="sleeps five times as long")
     parser.add_argument("--fail-rank", type=int, default=-1)
     parser.add_argument("--fail-step", type=int, default=3)
     parser.add_argument("--stand-rank", type=int, default=-1, help="stands still for good after step --fail-step")
@@ -39,7 +40,7 @@ def main() -> None:
         accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
-        time.sleep(arguments.sleep)
+        time.sleep(arguments.sleep * (5 if accelerator.process_index == arguments.slow_rank else 1))
         first = os.environ.get("WINFLEET_GENERATION") == "1" or not arguments.fail_once
         if step == arguments.fail_step and accelerator.process_index == arguments.fail_rank and first:
             raise ValueError("on purpose: 손실이 이상합니다")

@@ -9,6 +9,7 @@ from typing import Final
 from winfleet.status import ENDED, Rank, Status, name_ranks
 
 SLOWER: Final = 1.1  # a rank is slowest where its own time is so much above the median's
+HELD_UP: Final = 0.2  # share of a step that ranks wait for the slowest one, from which a line of progress names it
 WAITING: Final = 0.3  # share of a step in communication that is worth a word
 LOW_CLOCK: Final = 0.6  # a busy GPU below this share of its highest clock is held back
 HOT_CELSIUS: Final = 87.0  # about where GeForce cards begin to lower their clock
@@ -44,19 +45,38 @@ def find_slowest(statuses: Sequence[Status]) -> str | None:
 
     Ranks of one group take their steps together, so the slowest is the one that works longest and waits least.
     """
-    ranks = [(host, rank) for host, rank in pairs(statuses) if step_seconds(rank)]
-    if len(ranks) < 2:
+    found = _slowest(statuses)
+    if found is None or own_seconds(found[0][1]) < _usual(found[1]) * SLOWER:
         return None
-    host, slowest = max(ranks, key=lambda pair: own_seconds(pair[1]))
-    others = [rank for _, rank in ranks if rank is not slowest]
-    usual = statistics.median(own_seconds(rank) for rank in others)
-    if own_seconds(slowest) < usual * SLOWER:
-        return None
+    (host, slowest), others = found
     return f"rank {slowest.rank} on {host} is slowest: {_why(slowest, others)}"
 
 
+def find_brake(statuses: Sequence[Status]) -> str | None:
+    """What find_slowest() says, where the others wait much of each step for that rank."""
+    found = _slowest(statuses)
+    if found is None:
+        return None
+    (_, slowest), others = found
+    waited = own_seconds(slowest) - _usual(others)
+    return find_slowest(statuses) if waited >= HELD_UP * (step_seconds(slowest) or 0.0) else None
+
+
+def _slowest(statuses: Sequence[Status]) -> tuple[Found, list[Rank]] | None:
+    """The rank that works longest in a step, and the others; None where fewer than two were measured."""
+    ranks = [(host, rank) for host, rank in pairs(statuses) if step_seconds(rank)]
+    if len(ranks) < 2:
+        return None
+    slowest = max(ranks, key=lambda pair: own_seconds(pair[1]))
+    return slowest, [rank for _, rank in ranks if rank is not slowest[1]]
+
+
+def _usual(ranks: Sequence[Rank]) -> float:
+    return statistics.median(own_seconds(rank) for rank in ranks)
+
+
 def _why(slowest: Rank, others: Sequence[Rank]) -> str:
-    usual = statistics.median(own_seconds(rank) for rank in others)
+    usual = _usual(others)
     data = (slowest.data_seconds or 0.0) - statistics.median(rank.data_seconds or 0.0 for rank in others)
     loading = share(slowest.data_seconds, slowest) or 0.0
     if data > (own_seconds(slowest) - usual) / 2:
@@ -105,3 +125,21 @@ def verdicts(statuses: Sequence[Status]) -> list[str]:
     """All that there is to say, the most urgent first."""
     found = (find_culprit(statuses), find_slowest(statuses), find_waiting(statuses))
     return [text for text in found if text]
+
+
+class Blame:
+    """Names whom the others wait for, once for each: for lines that stay, while a live view may say it anew each second."""
+
+    def __init__(self) -> None:
+        self._named = self._suspect = ""
+
+    def name(self, statuses: Sequence[Status]) -> str | None:
+        """What find_culprit() says, else find_brake() where it means the same rank as at the look before: one look is chance."""
+        stuck = find_culprit(statuses)
+        text = stuck or find_brake(statuses) or ""
+        who = text.partition(":")[0]  # behind it are figures, which differ each time
+        before, self._suspect = self._suspect, who
+        if not who or who == self._named or not (stuck or who == before):
+            return None
+        self._named = who
+        return text
