@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from conftest import ENVIRONMENT, SCRIPTS, Fleet, processes_with, wait_until
 from prometheus_client.parser import text_string_to_metric_families
+from winfleet.launch import prepare_environment
 from winfleet.plan import Plan, lay_out_hosts
 from winfleet.status import Status, StatusError, fetch
 from winfleet.view.verdict import find_culprit
@@ -221,6 +222,23 @@ def test_gloo_and_our_own_ports_listen_on_the_plans_address_alone(copied: Path, 
     for machine_rank in (0, 1):
         (cluster.runs(machine_rank) / "stop").write_text('{"grace_seconds": 30}')
     assert [cluster.end(machine_rank)[0] for machine_rank in (0, 1)] == [3, 3]
+
+
+def test_on_windows_temporary_files_and_models_lie_below_fleet_home_unless_the_user_says_where(tmp_path: Path) -> None:
+    def prepared(system: str, variables: dict[str, str], **inherited: str) -> dict[str, str]:
+        (host,) = lay_out_hosts([{"name": "pc1", "address": "10.0.0.1", "processes": 1, "os": system}])
+        plan = Plan(run="r", command=("train.py",), hosts=(host,), variables={"pc1": variables})
+        environ = dict(inherited)
+        prepare_environment(plan, host, tmp_path / "runs" / "r", console=False, environ=environ)
+        return {name: value for name, value in environ.items() if name in ("TEMP", "TMP", "HF_HOME")}
+
+    assert prepared("Linux", {}) == {}
+    temporary, models = str(tmp_path / "temp"), str(tmp_path / "huggingface")
+    users = "C:\\Users\\김연구\\AppData\\Local\\Temp"
+    assert prepared("Windows", {}, TEMP=users, TMP=users) == {"TEMP": temporary, "TMP": temporary, "HF_HOME": models}
+    assert (tmp_path / "temp").is_dir()
+    own = {"TEMP": "D:\\temp", "TMP": "D:\\temp", "HF_HOME": "D:\\models"}
+    assert prepared("Windows", {name: own[name] for name in ("TEMP", "TMP")}, HF_HOME=own["HF_HOME"]) == own
 
 
 def test_a_failure_on_one_host_ends_the_other_within_15_seconds(copied: Path, kept: list[Cluster]) -> None:

@@ -24,6 +24,10 @@ $null = New-Item -Path $windows -Force
 $policy = 'HKLM:\\SYSTEM\\CurrentControlSet\\Control\\CI\\Policy'
 $null = New-Item -Path $policy -Force
 $null = New-ItemProperty -Path $policy -Name VerifiedAndReputablePolicyState -Value 1 -PropertyType DWord -Force
+$updates = 'HKLM:\\SOFTWARE\\Microsoft\\WindowsUpdate\\UX\\Settings'
+$null = New-Item -Path $updates -Force
+$null = New-ItemProperty -Path $updates -Name ActiveHoursStart -Value 8 -PropertyType DWord -Force
+$null = New-ItemProperty -Path $updates -Name ActiveHoursEnd -Value 17 -PropertyType DWord -Force
 $null = New-NetFirewallRule -Name old-python -DisplayName '파이썬' -Direction Inbound -Action Block -Protocol TCP -Program C:\\Python310\\python.exe
 $state = Read-LabState
 $state.dynamicport = '1024 64511'
@@ -93,4 +97,5 @@ def test_each_planted_fault_is_named_on_its_host_before_anything_is_changed(plan
     assert "To go on in spite of that: -e fleet_warnings=" in said
     assert "Driver" in said, "the table of the hosts"
     assert f"580.88: {ONE} · 472.12: {TWO}" in said
+    assert f"pending, by updates from 17:00 to 8:00: {ONE}" in said
     assert not any((lab.prefix(host.lower()) / "winfleet").exists() for host in (ONE, TWO))

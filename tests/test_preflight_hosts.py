@@ -46,7 +46,7 @@ def windows(**values: Any) -> dict[str, Any]:
         "disk_free_gb": 812.4, "home": "C:\\winfleet", "writable": True, "name": "PC1", "resolves": ["fe80::1%5", "192.168.0.21"],
         "address": "192.168.0.21", "address_error": "", "adapters": [CABLE, WSL], "gpus": [RTX], "clock": 0,
         "skew_seconds": 1.2, "skew_error_seconds": 1.5,
-        "power": {"plan": "8c5e7fda-e8bf-4a96-9a85-a6e23a8c635c", "sleep_seconds": 0}, "reboot": [],
+        "power": {"plan": "8c5e7fda-e8bf-4a96-9a85-a6e23a8c635c", "sleep_seconds": 0}, "reboot": [], "active_hours": [],
         "firewall": {"blocks": [], "profiles": [{"name": "Private", "inbound_rules": True, "local_rules": True}]},
         "app_control": 0, "long_paths": False, "dynamic_ports": [49152, 65535], "excluded_ports": [], "ports_taken": {},
         "going_on": [], "run_state": "none", "there": {"code": [], "data": [], "agent": [], "env": []}, **values,
@@ -288,6 +288,8 @@ def test_the_table_groups_hosts_by_equal_value() -> None:
     assert rows["Clock"].strip() == "as here: pc1 pc2 · +301 s: pc3"
     assert rows["GPUs"].strip() == "NVIDIA GeForce RTX 3060 12 GiB: pc1 pc2 pc3"
     assert "Run" not in rows, "a row that nobody can fill is left out"
+    hours = table(cluster(pc1={"active_hours": [8, 17]}, pc2={"active_hours": [8, 99]}, pc3={"active_hours": 8}))
+    assert "Restart      none pending: pc2 pc3 · none pending, by updates from 17:00 to 8:00: pc1" in hours.splitlines()
 
 
 HOSTILE: list[Any] = [

@@ -38,6 +38,17 @@ with socket.create_server(("0.0.0.0", int(sys.argv[1]))):
     time.sleep(600)
 """
 
+# Each call tells what was asked for before.
+AWAKE = """
+import ctypes, sys
+sys.path.insert(0, {package!r})
+from winfleet.launcher.windows import keep_awake
+keep_awake()
+set_state = ctypes.WinDLL("kernel32").SetThreadExecutionState
+set_state.restype = ctypes.c_uint32
+print(hex(set_state(ctypes.c_uint32(0x80000000))))
+"""
+
 
 class Cluster(Fleet):
     """Two Windows PCs with the inventory that add_workers.yml made of them."""
@@ -299,6 +310,7 @@ def test_an_own_script_on_one_and_two_ranks_is_seen_refused_stopped_and_continue
     assert len(steps) == 2, stopped.stdout
     assert len(set(steps)) == 1, stopped.stdout
     assert {rank["step"] for host in cluster.hosts for rank in cluster.status(host, "own")["ranks"]} == {int(steps[0])}
+    assert all((cluster.home(host) / "temp").is_dir() for host in cluster.hosts), "the user's own is not taken"
     work = cluster.home(ONE) / "runs" / "own" / "work"
     assert (work / "output" / "checkpoints" / f"step_{int(steps[0]):06d}" / "model.safetensors").exists()
     assert not cluster.of_runs()
@@ -393,3 +405,10 @@ def test_the_end_of_a_launcher_ends_its_ranks_and_the_run(cluster: Cluster) -> N
     assert following.returncode != 0
     assert f"lost {TWO}: no beat of its launcher for 10 s" in said
     cluster.wait_for_the_end(20)
+
+
+def test_a_launcher_keeps_its_pc_awake(lab: Lab, tmp_path: Path) -> None:
+    script = tmp_path / "awake.py"
+    script.write_text(AWAKE.format(package=windows(ROOT / "train")), "utf-8")
+    done = lab.command("run", lab.up(1)[0], PYTHON, windows(script))
+    assert done.stdout.split() == ["0x80000001"], done.stdout + done.stderr  # ES_CONTINUOUS and ES_SYSTEM_REQUIRED

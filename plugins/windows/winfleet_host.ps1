@@ -153,6 +153,11 @@ function Get-PendingRestart {
     if ($now -and $next -and $now -ne $next) { "the new name $next" }
 }
 
+function Get-ActiveHour {
+    # First and last of the hours in which Windows Update does not restart this PC by itself.
+    foreach ($name in 'ActiveHoursStart', 'ActiveHoursEnd') { Get-RegistryValue -Key SOFTWARE\Microsoft\WindowsUpdate\UX\Settings -Name $name }
+}
+
 function Get-Firewall {
     # Enabled rules that block, and the profiles in use that are on. train/winfleet/preflight/hosts.py judges them.
     $rules = Get-NetFirewallRule -Direction Inbound -Action Block -Enabled True -PolicyStore ActiveStore -ErrorAction SilentlyContinue
@@ -302,7 +307,7 @@ function Find-Host {
         excluded_ports = @(if ($taken.Values -like 'Windows itself*') { Get-OrNull { Get-ExcludedPort } })
         gpus = @(Get-OrNull { Get-Gpu })
         power = Get-OrNull { Get-Power }
-        reboot = @(Get-OrNull { Get-PendingRestart })
+        reboot = @(Get-OrNull { Get-PendingRestart }); active_hours = @(Get-OrNull { Get-ActiveHour })
         firewall = Get-OrNull { Get-Firewall }
         app_control = Get-RegistryValue -Key SYSTEM\CurrentControlSet\Control\CI\Policy -Name VerifiedAndReputablePolicyState
         long_paths = (Get-RegistryValue -Key SYSTEM\CurrentControlSet\Control\FileSystem -Name LongPathsEnabled) -eq 1

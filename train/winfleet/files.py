@@ -44,6 +44,17 @@ def write_atomic(path: Path, text: str) -> None:
         raise
 
 
+def temporary_below(home: Path) -> Path:
+    """A folder for temporary files below fleet_home, made where it is missing. Raises OSError.
+
+    That of Windows is below the user's folder: on another disk perhaps, and with letters that libraries of packages,
+    which open files by the ANSI code page, cannot read.
+    """
+    folder = home / "temp"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 @contextlib.contextmanager
 def held(lock: Path) -> Iterator[bool]:
     """Holds the lock's file if nobody does, and says so; the system lets go of it when a process ends, however it ends.

@@ -25,7 +25,7 @@ from typing import Final
 
 from winfleet.causes import LAUNCHER, advise
 from winfleet.causes_table import MACHINE
-from winfleet.files import send_output_to
+from winfleet.files import send_output_to, temporary_below
 from winfleet.launcher.board import Board
 from winfleet.launcher.hardware import gpu_names, owner_of_port, usable_cores
 from winfleet.plan import (
@@ -202,6 +202,10 @@ def prepare_environment(
     })  # fmt: skip
     package = str(Path(__file__).resolve().parent.parent)
     environ["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [environ.get("PYTHONPATH")])])
+    if host.os == "Windows" and not console:  # at a console one_pc.py has done it
+        home = folder.resolve().parent.parent
+        environ["TEMP"] = environ["TMP"] = str(temporary_below(home))
+        environ.setdefault("HF_HOME", str(home / "huggingface"))
     environ.update(plan.variables.get(host.name, {}))
     environ.setdefault("PYTHONUTF8", "1")  # else output in a pipe or file has Windows' ANSI code page
     environ.setdefault("PYTHONUNBUFFERED", "1")
@@ -296,9 +300,10 @@ def main(words: Sequence[str] | None = None) -> int:
         if found.log:
             send_output_to(found.log)
         if os.name == "nt":
-            from winfleet.launcher.windows import end_children_with_me
+            from winfleet.launcher.windows import end_children_with_me, keep_awake
 
             end_children_with_me()
+            keep_awake()
         if found.plan:
             plan = Plan.load(found.plan)
             host, folder, ports = plan.host(found.machine_rank), found.plan.resolve().parent, Ports()

@@ -22,6 +22,7 @@ from winfleet.causes import advise
 from winfleet.causes_table import MACHINE
 from winfleet.environments.environment import ensure
 from winfleet.environments.lock import LockError, read_lock
+from winfleet.files import temporary_below
 from winfleet.host.gpus import gpus
 from winfleet.launcher.runs import HostError
 from winfleet.plan import PlanError, check_script
@@ -87,15 +88,15 @@ def prepare(found: argparse.Namespace) -> str:
 
 
 def variables(home: Path) -> dict[str, str]:
-    """The environment of all that is started: this checkout's package, and a folder for temporary files that all can open.
+    """The environment of all that is started: this checkout's package, and folders below `home` that all programs can open.
 
     Libraries of packages open files by the ANSI code page, and a user's folder may have letters that it has not.
     """
     environment = {**os.environ, "PYTHONPATH": str(TRAIN), "PYTHONUTF8": "1"}
     if not tempfile.gettempdir().isascii():
-        temporary = home / "temp"
-        temporary.mkdir(parents=True, exist_ok=True)
-        environment |= {"TEMP": str(temporary), "TMP": str(temporary)}
+        temporary = str(temporary_below(home))
+        environment |= {"TEMP": temporary, "TMP": temporary}
+        environment.setdefault("HF_HOME", str(home / "huggingface"))
     return environment
 
 

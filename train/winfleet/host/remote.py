@@ -25,7 +25,8 @@ from ..transfer.folders import SHORT, FolderError, free_bytes, missing, prune, u
 from . import outputs
 
 FETCH_SECONDS = 60.0
-OURS = ("agent", "code", "data", "wheels", "env", "runs", "swarm", "rehearsal")  # folders of ours below home
+# Folders of ours below home.
+OURS = ("agent", "code", "data", "wheels", "env", "runs", "swarm", "rehearsal", "temp", "huggingface")
 
 
 def perform(operation: str, home: Path, given: Mapping[str, Any], *, check: bool) -> dict[str, Any]:

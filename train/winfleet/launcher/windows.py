@@ -13,6 +13,7 @@ from typing import Any, Final
 from winfleet.plan import PlanError
 
 KILL_ON_JOB_CLOSE, EXTENDED_LIMITS = 0x2000, 9  # winnt.h
+ES_CONTINUOUS, ES_SYSTEM_REQUIRED = 0x80000000, 0x1  # winnt.h
 START_TASK: Final = Path(__file__).with_name("start_task.ps1")
 
 
@@ -55,6 +56,14 @@ def end_children_with_me() -> None:
         and kernel32.AssignProcessToJobObject(job, kernel32.GetCurrentProcess())
     ):
         raise OSError(ctypes.__dict__["get_last_error"](), "no job object for the launcher")
+
+
+def keep_awake() -> None:
+    """This PC does not go to sleep by itself while the calling thread lives; who closes its lid may still have it sleep."""
+    windll: Any = ctypes.__dict__["WinDLL"]
+    set_state = windll("kernel32").SetThreadExecutionState
+    set_state.argtypes, set_state.restype = [ctypes.c_uint32], ctypes.c_uint32
+    set_state(ES_CONTINUOUS | ES_SYSTEM_REQUIRED)  # it fails for flags that Windows does not know, and for nothing else
 
 
 def start_task(

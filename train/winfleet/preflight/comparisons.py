@@ -166,6 +166,14 @@ def _power(host: Found) -> str:
     return ", ".join(part for part in (host.power_plan, sleep) if part)
 
 
+def _restart(host: Found) -> str:
+    if host.os != "Windows":
+        return "pending" if host.reboot else ""
+    begin, end = host.active_hours or (0, 0)
+    updates = f", by updates from {end}:00 to {begin}:00" if begin != end else ""
+    return ("pending" if host.reboot else "none pending") + updates
+
+
 def _own_name(host: Found) -> str:
     return ", ".join("its address" if each == host.address else each for each in host.resolves)
 
@@ -182,6 +190,6 @@ ROWS: Final[Sequence[tuple[str, Callable[[Found], str]]]] = (
     ("Own name", _own_name),
     ("Clock", _clock),
     ("Power", _power),
-    ("Restart", lambda host: "pending" if host.reboot else "" if host.os != "Windows" else "none pending"),
+    ("Restart", _restart),
     ("Run", lambda host: ", ".join(host.going_on)),
 )

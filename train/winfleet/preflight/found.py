@@ -118,6 +118,7 @@ class Found:
     power_plan: str = ""
     sleep_seconds: int | None = None  # on mains; 0: never
     reboot: tuple[str, ...] = ()  # why a restart is pending
+    active_hours: tuple[int, int] | None = None  # from when to when Windows Update does not restart it by itself
     blocks: tuple[BlockRule, ...] = ()
     profiles: tuple[FirewallProfile, ...] = ()
     app_control: int | None = None  # VerifiedAndReputablePolicyState: 0 off, 1 on, 2 evaluation
@@ -159,7 +160,7 @@ def read(told: object) -> Found:
         gpus=tuple(_gpu(each) for each in mappings(given.get("gpus"))),
         skew_seconds=number(given.get("skew_seconds")), skew_error_seconds=number(given.get("skew_error_seconds")) or 0.0,
         power_plan=POWER_PLANS.get(plan := text(power.get("plan")), plan), sleep_seconds=None if sleep is None else int(sleep),
-        reboot=texts(given.get("reboot")),
+        reboot=texts(given.get("reboot")), active_hours=hours(given.get("active_hours")),
         blocks=tuple(_block(each) for each in mappings(firewall.get("blocks"))),
         profiles=tuple(_profile(each) for each in mappings(firewall.get("profiles"))),
         app_control=whole(given.get("app_control")), long_paths=truth(given.get("long_paths")),
@@ -231,6 +232,14 @@ def port_range(value: object) -> tuple[int, int] | None:
     if len(ports) != 2 or any(port is None or not 0 <= port <= 65535 for port in ports):
         return None
     return int(ports[0] or 0), int(ports[1] or 0)
+
+
+def hours(value: object) -> tuple[int, int] | None:
+    """From which full hour to which one of a day."""
+    found = [whole(each) for each in items(value)]
+    if len(found) != 2 or any(hour is None or not 0 <= hour < 24 for hour in found):
+        return None
+    return int(found[0] or 0), int(found[1] or 0)
 
 
 def _pairs(value: object) -> Iterable[tuple[object, object]]:

@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ..files import temporary_below
 from ..launcher.runs import read_status, state_of
 from ..transfer.folders import SHORT
 
@@ -39,7 +40,8 @@ def pack(home: Path, run: str, python: str) -> dict[str, Any]:
     files = {"identity.json": json.dumps({"user": user(), "home": os.path.expanduser("~")}), "system.txt": system(home)}
     for name, command in programs(python, folder).items():
         files[name] = output_of(command)
-    temporary = Path(tempfile.mkdtemp(prefix="ansible-tmp-winfleet-"))
+    place = temporary_below(home) if os.name == "nt" else None
+    temporary = Path(tempfile.mkdtemp(prefix="ansible-tmp-winfleet-", dir=place))
     archive = temporary / "support.tar.gz"
     with tarfile.open(archive, mode="w:gz") as tar:
         for name, text in files.items():
