@@ -338,6 +338,57 @@ def test_an_own_script_on_one_and_two_ranks_is_seen_refused_stopped_and_continue
     assert POWERSHELL not in following
 
 
+def test_odd_data_odd_torch_and_a_closed_direction_are_named_on_their_pc(cluster: Cluster) -> None:
+    data = cluster.folder / "numbers"
+    data.mkdir()
+    (data / "표.csv").write_text("1,2\n", "utf-8")
+    words = ("fleet_command=bare.py --steps 2", f"fleet_data={data}")
+    deployed = cluster.play("deploy_and_train.yml", *words, "fleet_run=whole", seconds=420)
+    assert deployed.returncode == 0, deployed.stdout
+    cluster.wait_for_the_end(20)
+
+    (sent,) = cluster.home(TWO).glob("data/*/표.csv")
+    sent.write_text("1,3\n", "utf-8")
+    (metadata,) = cluster.home(TWO).glob("env/*/Lib/site-packages/torch-*.dist-info/METADATA")
+    whole = metadata.with_name("whole")
+    metadata.rename(whole)  # it may have a second name in uv's cache
+    metadata.write_text(re.sub("^Version: .*", "Version: 2.9.1", whole.read_text("utf-8"), flags=re.MULTILINE), "utf-8")
+    let_in(cluster, TWO, [TWO])
+    rehearse = ("fleet_rehearsal=true", "fleet_rehearsal_steps=0")
+    bad = cluster.play("preflight.yml", *words, *rehearse, seconds=START_SECONDS)
+    assert bad.returncode != 0
+    address, folder = cluster.lab.address(TWO.lower()), f"data/{sent.parent.name}"
+    for problem in (
+        rf"{ONE}, {TWO}: torch [0-9.]+\S* on {ONE} · 2\.9\.1 on {TWO}\n  hint: remove the newest folder below env/",
+        rf"{TWO}: {folder} there has the digest [0-9a-f]{{12}}, not what was sent\n  hint: remove {folder} below",
+        (
+            rf"{ONE} -> {TWO}: TCP port \d+ \(of the dynamic range, as gloo takes\) of {address} cannot be reached: .+\n"
+            rf"  hint: worker_setup\.yml opens TCP 49152-65535 in the firewall of {TWO} for {ONE}; "
+        ),
+    ):
+        assert re.search(rf"^(error: )?{problem}", bad.stdout, re.MULTILINE), bad.stdout
+    assert errors(bad.stdout) == 1
+    assert bad.stdout.partition("\nerror: ")[2].count("\n  hint: ") == 3, bad.stdout
+    assert re.search(rf"^System +Windows.*: {ONE} {TWO}$", bad.stdout, re.MULTILINE), bad.stdout
+
+    sent.write_text("1,2\n", "utf-8")
+    whole.replace(metadata)
+    let_in(cluster, TWO, [ONE, TWO])
+    good = cluster.play("preflight.yml", *words, *rehearse, seconds=START_SECONDS)
+    assert good.returncode == 0, good.stdout
+    assert re.search(rf"^ +{TWO} -> {ONE} +\d+ +[0-9.]+$", good.stdout, re.MULTILINE), good.stdout
+    assert not re.search(rf"^(error|  ({ONE}|{TWO})): ", good.stdout, re.MULTILINE), good.stdout
+    assert not (cluster.home(ONE) / "rehearsal").exists()
+
+
+def let_in(cluster: Cluster, host: str, others: list[str]) -> None:
+    """Has a PC's firewall let these, and nobody else, to gloo's ports."""
+    addresses = ", ".join(f"'{cluster.lab.address(other.lower())}'" for other in others)
+    script = cluster.folder / "let_in.ps1"
+    script.write_text(f"Set-NetFirewallRule -Name winfleet-gloo -RemoteAddress {addresses}\n", "utf-8-sig")
+    assert cluster.lab.run(host.lower(), script) == ""
+
+
 def test_the_generated_configuration_serves_accelerate_launch_typed_on_each_pc(cluster: Cluster) -> None:
     cluster.hosts[TWO] = {"fleet_processes": 2}
     if not (cluster.home(ONE) / "runs" / "own").exists():  # the test before was not asked for

@@ -207,7 +207,7 @@ function Get-Digest {
     # Names made of digests of what was sent or made here, newest first. An environment counts once it is whole.
     param([string]$Kind)
 
-    @(Get-ChildItem -LiteralPath ([IO.Path]::Combine($base, $Kind)) -Directory -ErrorAction SilentlyContinue |
+    @(Get-ChildItem -LiteralPath ([IO.Path]::Combine($base, $Kind)) -Directory -Force -ErrorAction SilentlyContinue |
             Where-Object { $_.Name -match '^[0-9a-f]{12}$' -and ($Kind -ne 'env' -or (Test-Path -LiteralPath ([IO.Path]::Combine($_.FullName, 'winfleet.json')))) } |
             Sort-Object -Property LastWriteTimeUtc -Descending | ForEach-Object { $_.Name })
 }
