@@ -20,7 +20,6 @@ class ActionModule(ActionBase):
 
     _supports_check_mode = True
     _supports_async = False
-    TRANSFERS_FILES = True
 
     def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
         """Ansible's entry."""
