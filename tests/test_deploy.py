@@ -17,6 +17,7 @@ import yaml
 from conftest import ROOT, SCRIPTS, Fleet, processes_with, wait_until
 from uv import find_uv_bin
 from winfleet.environments.lock import read_lock
+from winfleet.plan import newest_run
 
 SLOW = "fleet_command=bare.py --steps 100000 --sleep 0.02"
 
@@ -291,6 +292,12 @@ def test_preflight_by_itself_says_what_is_wrong_and_changes_nothing(fleet: Fleet
     assert not re.search(r"^(error|  worker\d): ", good.stdout, re.MULTILINE), "no problem, and no change"
     assert files_below(*homes) == deployed
     assert not (fleet.logs / "preflight" / "plan.json").exists()
+
+    measured = fleet.play("bench.yml", *words)
+    assert measured.returncode == 0, measured.stdout
+    table = re.findall(r"^ +(\d+) +\d+ +[0-9.]+ +[0-9.]+x .* ([0-9.]+x)$", measured.stdout, re.MULTILINE)
+    assert table == [("1", "1x"), ("4", "3.5x"), ("8", "6.5x"), ("16", "12x")], measured.stdout
+    assert newest_run(fleet.logs) == fleet.logs / "first", "what only measures is no run"
 
     (code,) = (fleet.home("worker2") / "code").iterdir()
     (code / "bare.py").write_text("print('another program')\n")
