@@ -30,7 +30,7 @@ watch: $(VENV)/.control  ## the newest run, shown anew each second; ARGS="--run 
 stop: $(VENV)/.control  ## checkpoint, then exit
 	@$(PLAY) stop.yml -i $(INVENTORY)
 
-test: lint molecule pytest  ## everything; ends with pytest's closing line
+test: lint molecule pytest  ## everything; ends with pytest's closing lines
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -43,7 +43,7 @@ molecule: $(VENV)/.dev
 
 pytest: $(VENV)/.dev
 	@tests/packages.sh
-	$(BIN)/pytest
+	tests/run.sh
 
 docs: $(VENV)/.control  ## docs/troubleshooting.md and .en.md from the table of causes
 	@$(BIN)/python docs/troubleshooting.py

@@ -37,6 +37,14 @@ needs_namespaces = pytest.mark.skipif(
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what runs in the Windows lab, by its fixtures."""
+    for item in items:
+        if "lab" in getattr(item, "fixturenames", ()):
+            item.add_marker("lab")
+
+
 def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     """What the condition says once it is true; fails the test after `seconds`."""
     deadline = time.monotonic() + seconds
@@ -88,7 +96,7 @@ class Fleet:
         self.inventory.write_text(yaml.safe_dump(workers, allow_unicode=True), encoding="utf-8")
 
     def play(
-        self, name: str, *arguments: str, seconds: float = 120, **environment: str
+        self, name: str, *arguments: str, seconds: float = 240, **environment: str
     ) -> "subprocess.CompletedProcess[str]":
         """Runs a playbook to its end, with its two outputs as one text."""
         process = self.start(name, *arguments, **environment)
