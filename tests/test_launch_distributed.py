@@ -26,6 +26,7 @@ from winfleet.one_pc import full_command
 from winfleet.plan import PlanError
 
 PYTHON, UV = "C:\\lab\\python\\python.exe", "C:\\lab\\python\\uv.exe"
+NOT_STARTED = "내부 오류"  # ERROR_INTERNAL_ERROR: Wine at times loses a new process before it has begun
 TRAINING = {
     "batch_size": 4, "gradient_accumulation_steps": 1, "steps": 6, "warmup_steps": 1, "eval_every": 0, "eval_batches": 1, "log_every": 2,
     "checkpoint_every": 0, "context": 32, "layers": 1, "heads": 2, "width": 32, "wandb": False,
@@ -42,8 +43,11 @@ class Door:
             shutil.copytree(ROOT / name, root / name, ignore=ignore)
 
     def open(self, *words: str, name: str = "launch_distributed.ps1") -> tuple[int, str]:
-        """Its exit status, and what it printed."""
-        done = self.lab.command("run", self.pc, "--policy", "Bypass", str(self.root / "scripts" / name), *words)
+        """Its exit status, and what it printed. Where Wine could not start its first program it is tried again, once."""
+        command = ("run", self.pc, "--policy", "Bypass", str(self.root / "scripts" / name), *words)
+        done = self.lab.command(*command)
+        if "trying to start process" in done.stdout + done.stderr and NOT_STARTED in done.stdout + done.stderr:
+            done = self.lab.command(*command)
         return done.returncode, done.stdout + done.stderr
 
 
