@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from winfleet import files, status
 from winfleet.status import Cause, Event, Rank, Status, StatusError, parse
-from winfleet.view import table
+from winfleet.view.table import table
 
 NEEDED: dict[str, Any] = {
     "run": "r", "host": "pc1", "machine_rank": 0, "state": "running", "world_size": 2, "nodes": 2,
@@ -75,7 +75,7 @@ def test_texts_are_cut_and_have_no_control_characters() -> None:
     assert len(found.cause.text) <= status.MAX_TEXT
     assert (len(found.cause.lines), len(found.cause.lines[-2]) <= 500, found.cause.lines[-1]) == (40, True, "{'z': 1}")
     assert max(map(len, found.versions)) <= 40
-    everything = found.to_json() + table.table([found]) + status.describe_failure(found.cause)
+    everything = found.to_json() + table([found]) + status.describe_failure(found.cause)
     assert not set(escape) - set("]0;title[2J31m") & set(everything)
 
 
@@ -173,7 +173,7 @@ def test_the_table_has_a_line_a_rank() -> None:
                  gpu_percent=50, memory_mib=100, gpu_memory_mib=2000, beat=98.0, gpu_celsius=61.2, compute_seconds=0.2,
                  communication_seconds=0.12, data_seconds=0.08)  # fmt: skip
     ended = made("finished", Rank(rank=1, state="ended", step=9, memory_mib=100), machine_rank=1, host="pc2")
-    rows = [" ".join(line.split()) for line in table.table([ended, made("running", first)], now=100.0).splitlines()]
+    rows = [" ".join(line.split()) for line in table([ended, made("running", first)], now=100.0).splitlines()]
     assert rows == [
         "rank host state step loss samples/s comp/comm/data % GPU % °C CPU % memory MiB pid beat",
         "0 pc1 training 5/9 0.250 3.0 50/30/20 50 61 100 2000 11 2 s ago",

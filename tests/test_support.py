@@ -118,7 +118,7 @@ def test_what_a_host_sends_is_bounded(tmp_path: Path) -> None:
     found = archive.read_archive(sent)
     assert len(found) == 300
     assert {name.partition("/")[0] for name in found} == {"run"}
-    sent.write_bytes(b"no sent")
+    sent.write_bytes(b"no archive")
     with pytest.raises(archive.SupportError, match="what it sent cannot be read"):
         archive.read_archive(sent)
 

@@ -24,7 +24,8 @@ from winfleet.launcher import hardware
 from winfleet.launcher.metrics import expose
 from winfleet.plan import Plan, lay_out_hosts
 from winfleet.status import Event, Rank, Status, parse
-from winfleet.view import table, verdict, watch
+from winfleet.view import verdict, watch
+from winfleet.view.table import table, width_of
 
 ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\u202e[bold red][link=file:///etc/passwd]"
 
@@ -131,13 +132,13 @@ def test_ranks_are_named_shortly(numbers: list[int], text: str) -> None:
 
 def test_a_narrow_terminal_has_fewer_columns_and_korean_names_keep_the_lines_straight() -> None:
     statuses = [host(1, rank(0)), host(2, rank(1, pid=4711), host="연구실-2")]
-    wide = table.table(statuses, now=5.0).splitlines()
+    wide = table(statuses, now=5.0).splitlines()
     assert wide[0].endswith("beat")
     assert wide[1].index("training") == wide[2].index("training") + len("연구실"), "a Korean letter is two wide"
     for width, last in ((80, "pid"), (60, "pid"), (50, "comp/comm/data %"), (30, "step"), (10, "step")):
-        lines = table.table(statuses, now=5.0, width=width).splitlines()
+        lines = table(statuses, now=5.0, width=width).splitlines()
         assert lines[0].endswith(last), width
-        assert all(table.width_of(line) <= max(width, 30) for line in lines)
+        assert all(width_of(line) <= max(width, 30) for line in lines)
 
 
 def shown(seen: watch.Seen, width: int) -> str:
