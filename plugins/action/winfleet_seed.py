@@ -92,4 +92,6 @@ def show(hosts: Sequence[Progress]) -> None:
 
 def tell(result: Result) -> str:
     """Why a host went without, as an error line."""
-    return result.cause if result.host in result.cause else f"{result.host}: {result.cause or result.state}"
+    return (
+        result.cause if result.cause.startswith(f"{result.host} ") else f"{result.host}: {result.cause or result.state}"
+    )
