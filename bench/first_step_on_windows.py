@@ -120,15 +120,8 @@ class Cluster:
         """Runs deploy_and_train.yml to its end. Raises RunError."""
         settings = {"fleet_project": str(self.folder / "project"), "fleet_command": "first.py", "fleet_data": "", "fleet_config": "",
                     "fleet_logs": str(self.folder / "logs"), "fleet_run": run, "fleet_rehearsal": self.rehearsal}  # fmt: skip
-        command = [
-            str(self.tools / "ansible-playbook"),
-            "deploy_and_train.yml",
-            "-i",
-            self.inventory,
-            "-vvv",
-            "-e",
-            json.dumps(settings),
-        ]
+        command = [str(self.tools / "ansible-playbook"), "deploy_and_train.yml", "-i", self.inventory, "-vvv"]
+        command += ["-e", json.dumps(settings)]
         log = self.run_folder(self.hosts[0], run) / "rank0.log"
         environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
 

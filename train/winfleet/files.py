@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -44,15 +45,21 @@ def write_atomic(path: Path, text: str) -> None:
         raise
 
 
-def temporary_below(home: Path) -> Path:
-    """A folder for temporary files below fleet_home, made where it is missing. Raises OSError.
+def temporary_variables(home: Path) -> dict[str, str]:
+    """TEMP and TMP for Windows: a folder below fleet_home, made where it is missing. Raises OSError.
 
-    That of Windows is below the user's folder: on another disk perhaps, and with letters that libraries of packages,
+    Windows' own is below the user's folder: on another disk perhaps, and with letters that libraries of packages,
     which open files by the ANSI code page, cannot read.
     """
     folder = home / "temp"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return {"TEMP": str(folder), "TMP": str(folder)}
+
+
+def new_temporary(home: Path) -> Path:
+    """A new folder for what is packed for the controller; on Windows below fleet_home. Raises OSError."""
+    place = temporary_variables(home)["TEMP"] if os.name == "nt" else None
+    return Path(tempfile.mkdtemp(prefix="ansible-tmp-winfleet-", dir=place))
 
 
 @contextlib.contextmanager

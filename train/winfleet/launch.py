@@ -25,7 +25,7 @@ from typing import Final
 
 from winfleet.causes import LAUNCHER, advise
 from winfleet.causes_table import MACHINE
-from winfleet.files import send_output_to, temporary_below
+from winfleet.files import send_output_to, temporary_variables
 from winfleet.launcher.board import Board
 from winfleet.launcher.hardware import gpu_names, owner_of_port, usable_cores
 from winfleet.plan import (
@@ -204,7 +204,7 @@ def prepare_environment(
     environ["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [environ.get("PYTHONPATH")])])
     if host.os == "Windows" and not console:  # at a console one_pc.py has done it
         home = folder.resolve().parent.parent
-        environ["TEMP"] = environ["TMP"] = str(temporary_below(home))
+        environ.update(temporary_variables(home))
         environ.setdefault("HF_HOME", str(home / "huggingface"))
     environ.update(plan.variables.get(host.name, {}))
     environ.setdefault("PYTHONUTF8", "1")  # else output in a pipe or file has Windows' ANSI code page

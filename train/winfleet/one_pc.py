@@ -22,7 +22,7 @@ from winfleet.causes import advise
 from winfleet.causes_table import MACHINE
 from winfleet.environments.environment import ensure
 from winfleet.environments.lock import LockError, read_lock
-from winfleet.files import temporary_below
+from winfleet.files import temporary_variables
 from winfleet.host.gpus import gpus
 from winfleet.launcher.runs import HostError
 from winfleet.plan import PlanError, check_script
@@ -94,8 +94,7 @@ def variables(home: Path) -> dict[str, str]:
     """
     environment = {**os.environ, "PYTHONPATH": str(TRAIN), "PYTHONUTF8": "1"}
     if not tempfile.gettempdir().isascii():
-        temporary = str(temporary_below(home))
-        environment |= {"TEMP": temporary, "TMP": temporary}
+        environment |= temporary_variables(home)
         environment.setdefault("HF_HOME", str(home / "huggingface"))
     return environment
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..causes import advise, explain
-from ..files import temporary_below
+from ..files import temporary_variables
 from ..launcher.runs import HostError
 from ..transfer.folders import SHORT
 
@@ -154,13 +154,7 @@ def make(home: Path, given: Mapping[str, Any], folder: Path, say: Callable[[str]
     environment = {**os.environ, "NO_COLOR": "1", "UV_PYTHON_INSTALL_DIR": str(home / "agent" / "interpreters")}
     environment.setdefault("UV_HTTP_TIMEOUT", SILENT_SECONDS)
     if os.name == "nt":  # nothing of ours lies below the user's folder, whose name may not be ASCII
-        temporary = str(temporary_below(home))
-        environment |= {
-            "UV_CACHE_DIR": str(home / "agent" / "cache"),
-            "TEMP": temporary,
-            "TMP": temporary,
-            "PYTHONUTF8": "1",
-        }
+        environment |= {"UV_CACHE_DIR": str(home / "agent" / "cache"), "PYTHONUTF8": "1", **temporary_variables(home)}
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     requirements = folder.parent / f"{folder.name}.requirements.txt"

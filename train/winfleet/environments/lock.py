@@ -9,13 +9,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-OURS = (
-    "nvidia-ml-py",
-    "prometheus-client",
-    "psutil",
-    "pyyaml",
-    "wrapt",
-)  # what the launcher and the runner import beside torch
+# What the launcher and the runner import beside torch.
+OURS = ("nvidia-ml-py", "prometheus-client", "psutil", "pyyaml", "wrapt")
 
 
 class LockError(Exception):

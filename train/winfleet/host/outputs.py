@@ -8,13 +8,12 @@ import json
 import os
 import shutil
 import tarfile
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..files import temporary_below
+from ..files import new_temporary
 from ..launcher.runs import read_status, state_of
 from ..serving import Handler, Server, serving
 from ..transfer.folders import SHORT
@@ -64,8 +63,7 @@ def pack(home: Path, run: str, *, code: str, data: str, all_outputs: bool, limit
         kept = [path for path in kept if "wandb" in path.relative_to(work).parts]
     size = sum(path.stat().st_size for path in kept) / 1e6
     logs = [*folder.glob("*.log"), *folder.glob("*.jsonl"), *folder.glob("*.stack.txt"), *folder.glob("oom.json")]
-    place = temporary_below(home) if os.name == "nt" else None
-    temporary = Path(tempfile.mkdtemp(prefix="ansible-tmp-winfleet-", dir=place))
+    temporary = new_temporary(home)
     archive = temporary / "run.tar.gz"
     with tarfile.open(archive, mode="w:gz", compresslevel=1) as tar:
         for path in logs:

@@ -13,11 +13,10 @@ import platform
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..files import temporary_below
+from ..files import new_temporary
 from ..launcher.runs import read_status, state_of
 from ..transfer.folders import SHORT
 
@@ -40,8 +39,7 @@ def pack(home: Path, run: str, python: str) -> dict[str, Any]:
     files = {"identity.json": json.dumps({"user": user(), "home": os.path.expanduser("~")}), "system.txt": system(home)}
     for name, command in programs(python, folder).items():
         files[name] = output_of(command)
-    place = temporary_below(home) if os.name == "nt" else None
-    temporary = Path(tempfile.mkdtemp(prefix="ansible-tmp-winfleet-", dir=place))
+    temporary = new_temporary(home)
     archive = temporary / "support.tar.gz"
     with tarfile.open(archive, mode="w:gz") as tar:
         for name, text in files.items():

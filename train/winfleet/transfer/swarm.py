@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from winfleet.files import held, replace, write_atomic
 from winfleet.plan import SWARM_PORT
@@ -38,9 +38,6 @@ from winfleet.transfer.torrents import (
     open_session,
     parameters_of,
 )
-
-if TYPE_CHECKING:
-    pass
 
 QUIET_SECONDS: Final = 3.0  # a host leaves where nobody needed anything of it for so long
 TELL_SECONDS: Final = 15.0  # then it tells its result to a controller that asks
