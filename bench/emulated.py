@@ -30,10 +30,10 @@ import torch.distributed as dist
 from far_switch import MTU, hardware_address, open_tap, switching
 from namespaces import Net, apart, join, run, switch_on
 from torch import Tensor, nn
-from winfleet.plan import PROBE_PORT, RANKS_PORT
+from winfleet.core.plan import PROBE_PORT, RANKS_PORT
+from winfleet.rank.process import bind_gloo
 from winfleet.rehearsal import links
 from winfleet.rehearsal.allreduce import RingLink
-from winfleet.runner import bind_gloo
 
 NETWORK: Final = "10.71.7"
 CLONE_NEWNET: Final = 0x40000000  # linux/sched.h

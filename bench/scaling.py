@@ -27,7 +27,7 @@ import emulated
 from emulated import BenchError, Case, address, measure_link, network, on_all_ranks, train
 from launch_against_torchrun import machine
 from namespaces import NetError
-from winfleet.plan import RANKS_PORT, Plan, lay_out_hosts
+from winfleet.core.plan import RANKS_PORT, Plan, lay_out_hosts
 from winfleet.rehearsal.allreduce import ddp_buckets
 from winfleet.rehearsal.prediction import HostSpeed, Measured, predict
 

@@ -31,7 +31,7 @@ from typing import Final
 
 import psutil
 from namespaces import NetError, made, run
-from winfleet.plan import SWARM_PORT
+from winfleet.core.plan import SWARM_PORT
 from winfleet.transfer.folders import SHORT, digest, list_files
 from winfleet.transfer.seeding import Share, seed
 from winfleet.transfer.swarm import Folder, Job

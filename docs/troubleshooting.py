@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from winfleet.causes_table import CONNECTION, END, MACHINE, PACKAGES, START, TRAINING, Row
+from winfleet.core.causes_table import CONNECTION, END, MACHINE, PACKAGES, START, TRAINING, Row
 
 HERE: Final = Path(__file__).resolve().parent
 SECTIONS: Final = (  # rows, English title, Korean title
@@ -22,7 +22,9 @@ SECTIONS: Final = (  # rows, English title, Korean title
     (TRAINING, "The training fails", "학습이 실패할 때"),
     (END, "A process or a host ends", "프로세스나 호스트가 끝날 때"),
 )
-MADE: Final = "<!-- Made by `make docs` from train/winfleet/causes_table.py. Change that table, not this file. -->\n"
+MADE: Final = (
+    "<!-- Made by `make docs` from train/winfleet/core/causes_table.py. Change that table, not this file. -->\n"
+)
 ENGLISH: Final = """# Troubleshooting
 
 A command that fails shows the cause in words, its code in brackets, and a hint. This page has all of them: search it for the code, or for

@@ -17,7 +17,7 @@ import pytest
 from conftest import ENVIRONMENT, ROOT, SCRIPTS
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from uv import find_uv_bin
-from winfleet.causes import (
+from winfleet.core.causes import (
     advise,
     describe_failed,
     describe_unreachable,
@@ -25,13 +25,13 @@ from winfleet.causes import (
     fill_in,
     name_exit_code,
 )
-from winfleet.causes_table import CONNECTION, FAILURE, Row
+from winfleet.core.causes_table import CONNECTION, FAILURE, Row
+from winfleet.core.errors import HostError
+from winfleet.core.plan import Host, Plan
+from winfleet.core.status import Cause, describe_failure
 from winfleet.environments import environment
 from winfleet.launcher.agent import as_cause, join_failure
 from winfleet.launcher.rendezvous import PlanRendezvous
-from winfleet.launcher.runs import HostError
-from winfleet.plan import Host, Plan
-from winfleet.status import Cause, describe_failure
 
 POOL = "Task failed: ntlm: HTTPSConnectionPool(host='10.77.0.12', port=5986): Max retries exceeded with url: /wsman (Caused by "
 CONNECTIONS = {

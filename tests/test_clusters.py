@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ENVIRONMENT, ROOT
-from winfleet.clusters import ClusterError, Worker, add, check_fingerprint, fingerprint, load, read_worker
+from winfleet.controller.clusters import ClusterError, Worker, add, check_fingerprint, fingerprint, load, read_worker
 
 
 def certificate(folder: Path, name: str) -> str:

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from conftest import ROOT, SCRIPTS, Fleet, processes_with, wait_until
 from uv import find_uv_bin
+from winfleet.core.plan import newest_run
 from winfleet.environments.lock import read_lock
-from winfleet.plan import newest_run
 
 SLOW = "fleet_command=bare.py --steps 100000 --sleep 0.02"
 

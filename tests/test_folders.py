@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from winfleet.host.outputs import outputs
-from winfleet.launcher import runs
+from winfleet.runs import state as runs
 from winfleet.transfer.folders import FolderError, digest, list_files, pack, unpack, verify
 
 LONG = "길다" * 40  # 240 bytes, more than a tar header's own 100

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from conftest import ENVIRONMENT, SCRIPTS, Fleet, processes_with, wait_until
 from prometheus_client.parser import text_string_to_metric_families
-from winfleet.launch import prepare_environment
-from winfleet.plan import Plan, lay_out_hosts
-from winfleet.status import Status, StatusError, fetch
+from winfleet.core.plan import Plan, lay_out_hosts
+from winfleet.core.status import Status, StatusError, fetch
+from winfleet.runs.environment import prepare_environment
 from winfleet.view.verdict import find_culprit
 
 LAUNCH = [sys.executable, "-m", "winfleet.launch"]

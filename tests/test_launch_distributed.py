@@ -20,10 +20,10 @@ import yaml
 from conftest import ENVIRONMENT, ROOT, SCRIPTS, processes_with, wait_until
 from uv import find_uv_bin
 from windows_lab import MASTER, Lab, in_the_lab, windows
+from winfleet.core.plan import PlanError
 from winfleet.environments.lock import read_lock
 from winfleet.environments.wheels import Environment, download
 from winfleet.one_pc import full_command
-from winfleet.plan import PlanError
 
 PYTHON, UV = "C:\\lab\\python\\python.exe", "C:\\lab\\python\\uv.exe"
 NOT_STARTED = "내부 오류"  # ERROR_INTERNAL_ERROR: Wine at times loses a new process before it has begun

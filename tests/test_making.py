@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 from conftest import ENVIRONMENT, wait_until
 from uv import find_uv_bin
+from winfleet.core.errors import HostError
 from winfleet.environments import environment, making
 from winfleet.environments.lock import LockError
 from winfleet.environments.making_watch import Making, ask, parse, watch
 from winfleet.environments.wheels import Environment, check_build, download
-from winfleet.launcher.runs import HostError
 
 ADDRESS = "127.0.0.9"
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"

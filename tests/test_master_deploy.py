@@ -18,7 +18,7 @@ import yaml
 from conftest import ENVIRONMENT, ROOT, SCRIPTS
 from test_clusters import certificate
 from windows_lab import Lab, in_the_lab, windows
-from winfleet.clusters import Worker, add, fingerprint
+from winfleet.controller.clusters import Worker, add, fingerprint
 
 ADDRESS = "127.77.53.1"  # of the loopback: a PC that shows a certificate
 PASSWORD = "päss'w$rd"

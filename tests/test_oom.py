@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from winfleet.causes import explain
+from winfleet.core.causes import explain
+from winfleet.core.plan import Plan, lay_out_hosts
+from winfleet.core.status import Cause, describe_failure
 from winfleet.launcher.agent import Starts
 from winfleet.launcher.proposals import proposal, propose, write_proposal
-from winfleet.plan import Plan, lay_out_hosts
 from winfleet.rank.batch_settings import ACCUMULATION, BATCH, Setting, SettingsError, change, find, find_both, put
 from winfleet.rank.oom import (
     Change,
@@ -24,7 +25,6 @@ from winfleet.rank.oom import (
     read_note,
     smallest_factor,
 )
-from winfleet.status import Cause, describe_failure
 from winfleet.transfer.folders import list_files
 
 CONFIG = """\

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from winfleet.plan import Host, Plan, PlanError, choose_backend, lay_out_hosts
+from winfleet.core.plan import Host, Plan, PlanError, choose_backend, lay_out_hosts
 
 
 def hosts(*processes: int, **values: Any) -> tuple[Host, ...]:

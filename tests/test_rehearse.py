@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from conftest import Fleet, needs_namespaces, processes_with
 from namespaces import Net, made
-from winfleet.plan import Plan, lay_out_hosts
+from winfleet.core.plan import Plan, lay_out_hosts
 from winfleet.rank.trial import Step, Trial, summarize
 from winfleet.rehearsal import peers
 from winfleet.rehearsal.checks import (

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import ENVIRONMENT
+from winfleet.core.status import STOP_AT, STOPPING
 from winfleet.rank.meter import Meter
 from winfleet.rank.stopper import Stopper
-from winfleet.runner import batch_size
-from winfleet.status import STOP_AT, STOPPING
+from winfleet.rank.watching import batch_size
 
 Pair = namedtuple("Pair", "image label")  # noqa: PYI024 (as torch's own default collation makes them)
 

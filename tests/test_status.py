@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from winfleet import files, status
-from winfleet.status import Cause, Event, Rank, Status, StatusError, parse
+from winfleet.core import files, status
+from winfleet.core.status import Cause, Event, Rank, Status, StatusError, parse
 from winfleet.view.table import table
 
 NEEDED: dict[str, Any] = {

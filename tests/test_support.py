@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Fleet
-from winfleet.plan import Plan, lay_out_hosts
+from winfleet.core.plan import Plan, lay_out_hosts
 from winfleet.support import archive, gather
 from winfleet.support.redaction import Redactor, accounts_in, secrets_in, spellings, without_secrets
 

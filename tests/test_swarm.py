@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from conftest import ENVIRONMENT, wait_until
-from winfleet.files import held
+from winfleet.core.files import held
 from winfleet.host import remote
 from winfleet.transfer import receiver
 from winfleet.transfer.folders import SHORT, digest, list_files, pack

@@ -19,12 +19,12 @@ import pytest
 from conftest import ENVIRONMENT
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
-from winfleet import status
-from winfleet.launcher import hardware
+from winfleet import status as watch
+from winfleet.core.plan import Plan, lay_out_hosts
+from winfleet.core.status import Event, Rank, Status, name_ranks, parse
 from winfleet.launcher.metrics import expose
-from winfleet.plan import Plan, lay_out_hosts
-from winfleet.status import Event, Rank, Status, parse
-from winfleet.view import verdict, watch
+from winfleet.machine import hardware
+from winfleet.view import verdict
 from winfleet.view.table import table, width_of
 
 ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\u202e[bold red][link=file:///etc/passwd]"
@@ -124,7 +124,7 @@ def test_a_line_of_progress_names_who_holds_the_others_up_once() -> None:
     ],
 )
 def test_ranks_are_named_shortly(numbers: list[int], text: str) -> None:
-    assert status.name_ranks(numbers) == text
+    assert name_ranks(numbers) == text
 
 
 # -- what is shown

@@ -42,7 +42,7 @@ with socket.create_server(("0.0.0.0", int(sys.argv[1]))):
 AWAKE = """
 import ctypes, sys
 sys.path.insert(0, {package!r})
-from winfleet.launcher.windows import keep_awake
+from winfleet.machine.windows import keep_awake
 keep_awake()
 set_state = ctypes.WinDLL("kernel32").SetThreadExecutionState
 set_state.restype = ctypes.c_uint32

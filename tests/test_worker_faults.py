@@ -14,7 +14,7 @@ import pytest
 import yaml
 from conftest import ENVIRONMENT, ROOT, wait_until
 from windows_lab import MASTER, NET, PASSWORD, Lab, Pc, in_the_lab
-from winfleet.causes_table import CONNECTION
+from winfleet.core.causes_table import CONNECTION
 
 pytestmark = in_the_lab
 

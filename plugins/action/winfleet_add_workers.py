@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from winfleet.clusters import ClusterError, Worker, add, check_fingerprint, fetch_worker, read_worker
+from winfleet.controller.clusters import ClusterError, Worker, add, check_fingerprint, fetch_worker, read_worker
 
 
 class ActionModule(ActionBase):

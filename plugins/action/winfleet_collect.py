@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from winfleet.transfer.fetching import bring
+from winfleet.controller.fetching import bring
 from winfleet.transfer.folders import filter_as_data, is_plain
 
 

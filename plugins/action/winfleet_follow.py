@@ -9,9 +9,9 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from winfleet.core.plan import Host, Plan
+from winfleet.core.status import ENDED, Status, StatusError, fetch, first_failure, overall_state, progress_line
 from winfleet.launcher.board import count
-from winfleet.plan import Host, Plan
-from winfleet.status import ENDED, Status, StatusError, fetch, first_failure, overall_state, progress_line
 from winfleet.view.verdict import Blame
 
 display = Display()

@@ -10,9 +10,9 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
-from winfleet.causes import describe_unreachable
+from winfleet.controller.fetching import bring
+from winfleet.core.causes import describe_unreachable
 from winfleet.support.archive import SupportError, choose_run
-from winfleet.transfer.fetching import bring
 
 
 class ActionModule(ActionBase):

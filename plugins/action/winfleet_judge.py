@@ -8,8 +8,8 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from winfleet.files import write_atomic
-from winfleet.plan import Plan
+from winfleet.core.files import write_atomic
+from winfleet.core.plan import Plan
 from winfleet.preflight.problems import error_text, read_names, sort_out
 from winfleet.rehearsal.controller import Shelf, rehearse
 from winfleet.rehearsal.summary import describe, guide_table, predict_plan

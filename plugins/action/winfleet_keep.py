@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from winfleet.files import write_atomic
+from winfleet.core.files import write_atomic
 
 
 class ActionModule(ActionBase):

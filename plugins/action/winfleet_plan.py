@@ -7,8 +7,8 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from winfleet.files import write_atomic
-from winfleet.plan import Plan, PlanError, choose_backend, lay_out_hosts
+from winfleet.core.files import write_atomic
+from winfleet.core.plan import Plan, PlanError, choose_backend, lay_out_hosts
 from winfleet.preflight.judge import split_command
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from winfleet.plan import PROBE_PORT, Plan
+from winfleet.core.plan import PROBE_PORT, Plan
 from winfleet.transfer.receiver import token_for
 
 

@@ -10,9 +10,9 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from winfleet import report
-from winfleet.files import write_atomic
+from winfleet.core.files import write_atomic
+from winfleet.core.status import describe_failure
 from winfleet.launcher.proposals import propose
-from winfleet.status import describe_failure
 
 display = Display()
 

@@ -10,7 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from winfleet.plan import SWARM_PORT
+from winfleet.core.plan import SWARM_PORT
 from winfleet.transfer.folders import SHORT, list_files, pack
 from winfleet.transfer.receiver import ReceiverError, send, token_for
 from winfleet.transfer.seeding import Progress, Share, seed

@@ -8,8 +8,8 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from winfleet.status import Status
-from winfleet.view.watch import Seen, Target, as_text, ask
+from winfleet.core.status import Status
+from winfleet.status import Seen, Target, as_text, ask
 
 display = Display()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ansible import constants
 from ansible.plugins.callback.default import CallbackModule as Default
-from winfleet.causes import describe_failed, describe_unreachable
+from winfleet.core.causes import describe_failed, describe_unreachable
 
 DOCUMENTATION = """
 name: winfleet

@@ -245,7 +245,7 @@ function Test-Writable {
 
 function Test-Ours {
     # Whether a port is that of an environment that is being made, or of a transfer: who does it has its lock open
-    # (train/winfleet/files.py). A rerun goes on with it.
+    # (train/winfleet/core/files.py). A rerun goes on with it.
     param([int]$Port)
 
     $folder = @{ 29502 = 'env'; 29503 = 'swarm' }[$Port]

@@ -28,7 +28,7 @@ from typing import Any, Final
 
 import yaml
 
-from winfleet.clusters import (
+from winfleet.controller.clusters import (
     CLUSTER_NAME,
     ClusterError,
     Worker,

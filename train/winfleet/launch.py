@@ -10,25 +10,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from winfleet.causes import LAUNCHER, advise
-from winfleet.causes_table import MACHINE
-from winfleet.files import send_output_to, temporary_variables
-from winfleet.launcher.board import Board
-from winfleet.launcher.hardware import gpu_names, owner_of_port, usable_cores
-from winfleet.plan import (
+from winfleet.core.causes import LAUNCHER, advise
+from winfleet.core.files import send_output_to
+from winfleet.core.plan import (
     AGENTS_PORT,
     HOST_NAME,
     RANKS_PORT,
@@ -39,13 +34,16 @@ from winfleet.plan import (
     check_script,
     choose_backend,
 )
-from winfleet.status import STOP_AT, STOPPING, Cause, StatusError, describe_failure, parse, plain
+from winfleet.core.status import STOP_AT, STOPPING, Cause, StatusError, describe_failure, parse, plain
+from winfleet.launcher.board import Board
+from winfleet.machine.hardware import gpu_names, owner_of_port
+from winfleet.runs.environment import prepare_environment, take_secrets
+from winfleet.runs.work import enter_work, fill_in
 
 log = logging.getLogger("winfleet")
 
 EXIT_CODES: Final = {"finished": 0, "failed": 1, "stopped": 3}
 DETACH_SECONDS: Final = 60.0  # a PC that is busy, or slow to import
-NO_WORK_HINT: Final = "\nhint: is there room on the disk, and may this user write there?"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,99 +133,6 @@ def check_ports(host: Host, ports: Ports) -> None:
                 ) from None
 
 
-def prepare_work(plan: Plan, run_folder: Path) -> Path:
-    """Copies the code to runs/<run>/work, where the command runs and writes, with `data` in it if the code has none.
-
-    The copy keeps code/<digest> as it came. A second start of the same run finds its outputs and checkpoints there.
-    """
-    work, home = run_folder / "work", run_folder.parent.parent
-    work.mkdir(exist_ok=True)
-    if plan.code is not None:
-        shutil.copytree(home / "code" / plan.code, work, dirs_exist_ok=True)
-    if plan.data is not None and not (work / "data").exists():
-        link_folder(home / "data" / plan.data, work / "data")
-    if plan.config is not None:
-        (run_folder / "config.yaml").write_text(plan.config, encoding="utf-8")
-    return work
-
-
-def enter_work(plan: Plan, host: Host, run_folder: Path) -> None:
-    """Makes the folder in which the command runs the current one. Raises PlanError where the disk does not let it."""
-    try:
-        os.chdir(prepare_work(plan, run_folder))
-    except OSError as error:
-        raise PlanError(f"{host.name}: {error}{advise(str(error), host.name, MACHINE) or NO_WORK_HINT}") from error
-
-
-def link_folder(target: Path, link: Path) -> None:
-    """A symbolic link; on Windows a junction, which needs no right of its own, or where a disk has none, hard links."""
-    if sys.platform == "win32":
-        import _winapi
-
-        try:
-            _winapi.CreateJunction(str(target), str(link))
-        except OSError:  # exFAT, and Wine
-            shutil.rmtree(link, ignore_errors=True)  # what a failed junction leaves
-            shutil.copytree(target, link, copy_function=link_or_copy)
-    else:
-        link.unlink(missing_ok=True)  # one that points to data since pruned
-        link.symlink_to(target, target_is_directory=True)
-
-
-def link_or_copy(source: str, target: str) -> None:
-    """A hard link, or a copy where the disk has none."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def fill_in(command: Sequence[str], plan: Plan, run_folder: Path) -> list[str]:
-    """The command with {data}, {config} and {run} replaced by paths on this host; other braces stay as they are."""
-    data = "" if plan.data is None else str(run_folder.parent.parent / "data" / plan.data)
-    values = {"{data}": data, "{config}": str(run_folder / "config.yaml"), "{run}": str(run_folder)}
-    words = list(command)
-    for name, value in values.items():
-        words = [word.replace(name, value) for word in words]
-    return words
-
-
-def prepare_environment(
-    plan: Plan, host: Host, folder: Path, *, console: bool, environ: MutableMapping[str, str] = os.environ
-) -> None:
-    """Sets what every rank inherits. What the user has set already stands."""
-    environ.update({
-        "WINFLEET_RUN": plan.run, "WINFLEET_RUN_FOLDER": str(folder.resolve()), "WINFLEET_ADDRESS": host.address,
-        "WINFLEET_BACKEND": plan.backend, "WINFLEET_LOG": "console" if console else "file",
-    })  # fmt: skip
-    package = str(Path(__file__).resolve().parent.parent)
-    environ["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [environ.get("PYTHONPATH")])])
-    if host.os == "Windows" and not console:  # at a console one_pc.py has done it
-        home = folder.resolve().parent.parent
-        environ.update(temporary_variables(home))
-        environ.setdefault("HF_HOME", str(home / "huggingface"))
-    environ.update(plan.variables.get(host.name, {}))
-    environ.setdefault("PYTHONUTF8", "1")  # else output in a pipe or file has Windows' ANSI code page
-    environ.setdefault("PYTHONUNBUFFERED", "1")
-    environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // host.processes)))
-    environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # NVML's order, so that its index is local_rank
-    if not host.gpus:
-        environ.setdefault("ACCELERATE_USE_CPU", "true")  # a bare Accelerator() stays alone without
-    if plan.mixed_precision != "no":
-        environ.setdefault("ACCELERATE_MIXED_PRECISION", plan.mixed_precision)
-    if plan.backend == "nccl" and host.adapter:
-        environ.setdefault("NCCL_SOCKET_IFNAME", host.adapter)
-
-
-def take_secrets(folder: Path) -> None:
-    """Reads runs/<run>/secrets.json into the environment and deletes it."""
-    path = folder / "secrets.json"
-    if path.exists():
-        secrets = json.loads(path.read_text("utf-8"))
-        path.unlink()
-        os.environ.update({str(name): str(value) for name, value in secrets.items()})
-
-
 def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool) -> str:
     """Runs this host's part of the plan to its end and returns its state. Raises PlanError before anything is started."""
     check_ports(host, ports)
@@ -269,7 +174,7 @@ def detach(plan_file: Path, machine_rank: int, logon: str) -> int:
     password = os.environ.pop("WINFLEET_TASK_PASSWORD", "")  # nobody may inherit it
     process = None
     if os.name == "nt":
-        from winfleet.launcher.windows import start_task
+        from winfleet.machine.windows import start_task
 
         start_task("launcher", words, package, logon, password)
     else:
@@ -300,7 +205,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if found.log:
             send_output_to(found.log)
         if os.name == "nt":
-            from winfleet.launcher.windows import end_children_with_me, keep_awake
+            from winfleet.machine.windows import end_children_with_me, keep_awake
 
             end_children_with_me()
             keep_awake()

@@ -18,14 +18,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from winfleet.causes import advise
-from winfleet.causes_table import MACHINE
+from winfleet.core.causes import advise
+from winfleet.core.causes_table import MACHINE
+from winfleet.core.errors import HostError
+from winfleet.core.files import temporary_variables
+from winfleet.core.plan import PlanError, check_script
 from winfleet.environments.environment import ensure
 from winfleet.environments.lock import LockError, read_lock
-from winfleet.files import temporary_variables
-from winfleet.host.gpus import gpus
-from winfleet.launcher.runs import HostError
-from winfleet.plan import PlanError, check_script
+from winfleet.machine.nvidia_smi import gpus
 
 TRAIN: Final = Path(__file__).resolve().parent.parent  # of this checkout
 DATA: Final = TRAIN.parent / "data" / "text"  # as deploy_and_train.yml has it
@@ -102,7 +102,7 @@ def variables(home: Path) -> dict[str, str]:
 def run(command: list[str], environment: Mapping[str, str], folder: Path | None) -> int:
     """Runs it to its end; its exit status. Ctrl-C reaches it as well, and ending is its business."""
     if os.name == "nt":
-        from winfleet.launcher.windows import end_children_with_me
+        from winfleet.machine.windows import end_children_with_me
 
         end_children_with_me()
     signal.signal(signal.SIGINT, lambda *_: None)  # SIG_IGN would be inherited

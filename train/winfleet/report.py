@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from winfleet.files import write_atomic
-from winfleet.status import Cause, advise_on, duration, name_failure, plain
+from winfleet.core.files import write_atomic
+from winfleet.core.status import Cause, advise_on, duration, name_failure, plain
 from winfleet.view.records import ReportError, RunData, ends, load
 
 __all__ = ["ReportError", "closing_line", "load", "main", "render"]

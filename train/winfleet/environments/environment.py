@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..causes import advise, explain
-from ..files import temporary_variables
-from ..launcher.runs import HostError
+from ..core.causes import advise, explain
+from ..core.errors import HostError
+from ..core.files import temporary_variables
 from ..transfer.folders import SHORT
 
 MARK = "winfleet.json"  # of an environment: its lock's digest, written once it is whole

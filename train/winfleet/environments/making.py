@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from winfleet.core.errors import HostError
+from winfleet.core.files import held, send_output_to, write_atomic
+from winfleet.core.plan import STATUS_PORT
+from winfleet.core.serving import Handler, Server, serving
 from winfleet.environments.environment import last_words, log_of, make
-from winfleet.files import held, send_output_to, write_atomic
-from winfleet.launcher.runs import HostError
-from winfleet.plan import STATUS_PORT
-from winfleet.serving import Handler, Server, serving
 from winfleet.transfer.folders import SHORT
 
 PATH: Final = "/environment.json"
@@ -165,7 +165,7 @@ def main() -> int:
     found = parser.parse_args()
     send_output_to(found.job.with_suffix(".out"))
     if os.name == "nt":
-        from winfleet.launcher.windows import end_children_with_me
+        from winfleet.machine.windows import end_children_with_me
 
         end_children_with_me()  # uv, too
     return run_job(found.job, found.port)

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
+from winfleet.core.plan import STATUS_PORT
+from winfleet.core.status import plain
 from winfleet.environments.making import PATH, SEEN
-from winfleet.plan import STATUS_PORT
-from winfleet.status import plain
 from winfleet.transfer.receiver import as_object
 
 LOOK_SECONDS: Final = 1.0

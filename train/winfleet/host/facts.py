@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..launcher.runs import GOING_ON, going_on, state_of
-from .gpus import gpus
+from ..machine.nvidia_smi import gpus
+from ..runs.state import GOING_ON, going_on, state_of
 
 PORTS = range(29500, 29505)
 GIB = 2**30

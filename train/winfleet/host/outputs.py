@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..files import new_temporary
-from ..launcher.runs import read_status, state_of
-from ..serving import Handler, Server, serving
+from ..core.files import new_temporary
+from ..core.serving import Handler, Server, serving
+from ..runs.state import read_status, state_of
 from ..transfer.folders import SHORT
 
 

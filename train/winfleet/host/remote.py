@@ -16,10 +16,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..causes import advise
+from ..core.causes import advise
+from ..core.errors import HostError
 from ..environments import environment
-from ..launcher import runs
-from ..launcher.runs import HostError
+from ..runs import control
+from ..runs.state import GOING_ON, going_on, state_of
 from ..support import gather
 from ..transfer.folders import SHORT, FolderError, free_bytes, missing, prune, unpack
 from . import outputs
@@ -57,7 +58,7 @@ def swarm(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
     """
     if check:
         return {"changed": True, "torrent": True}
-    from winfleet.plan import SWARM_PORT
+    from winfleet.core.plan import SWARM_PORT
     from winfleet.transfer.swarm import Folder, Job, available
 
     here, by_torrent = home / "swarm", available()
@@ -121,7 +122,7 @@ def make_environment(home: Path, given: Mapping[str, Any], check: bool) -> dict[
 
 def wait_for_the_teller(address: str) -> None:
     """Until who made the environment has left the launcher's status port: it stays where nobody has seen its end."""
-    from winfleet.plan import STATUS_PORT
+    from winfleet.core.plan import STATUS_PORT
     from winfleet.transfer.receiver import ReceiverError, wait_for_port
 
     with contextlib.suppress(ReceiverError):  # the launcher names who has it
@@ -130,8 +131,8 @@ def wait_for_the_teller(address: str) -> None:
 
 def start(name: str, module: str, job: Path, given: Mapping[str, Any]) -> None:
     """Starts a module of ours with its job's file as a scheduled task (Windows). Raises HostError."""
-    from winfleet.launcher.windows import start_task
-    from winfleet.plan import PlanError
+    from winfleet.core.plan import PlanError
+    from winfleet.machine.windows import start_task
 
     password = str(given.get("secrets", {}).get("task_password", ""))
     package = Path(__file__).resolve().parents[2]
@@ -143,36 +144,36 @@ def start(name: str, module: str, job: Path, given: Mapping[str, Any]) -> None:
 
 def write_files(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
     """`run` and `files` {name: text}, written into the run's folder."""
-    different = runs.write_files(home / "runs" / given["run"], given["files"], check=check)
+    different = control.write_files(home / "runs" / given["run"], given["files"], check=check)
     return {"changed": bool(different), "different": different}
 
 
 def launch(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
     """`run`, `machine_rank`, `python`, `agent`, `logon` and `secrets`; nothing where the run is going on or has finished."""
     folder = home / "runs" / given["run"]
-    state = runs.state_of(folder)
-    settled = state in (*runs.GOING_ON, "finished")
+    state = state_of(folder)
+    settled = state in (*GOING_ON, "finished")
     if not settled and not check:
         secrets = given["secrets"]
-        runs.launch(folder, given, secrets["ranks"], secrets["task_password"])
+        control.launch(folder, given, secrets["ranks"], secrets["task_password"])
     return {"changed": not settled, "state": state}
 
 
 def rehearse(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
     """`host`, `plan` (text), `python`, `agent`, `logon`, `controllers`, and `secrets`: starts this host's part of a rehearsal."""
     if not check:
-        runs.rehearse(home, given, given["secrets"]["token"], given["secrets"]["task_password"])
+        control.rehearse(home, given, given["secrets"]["token"], given["secrets"]["task_password"])
     return {"changed": False}  # nothing of it is left once it is over
 
 
 def stop(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
     """`grace_seconds`; {"stopped": [{"run", "state", "step", "text"}]}."""
-    found = runs.going_on(home)
+    found = going_on(home)
     stopped: list[dict[str, object]]
     if check:
         stopped = [{"run": folder.name, "text": f"run {folder.name} would be stopped"} for folder in found]
     else:
-        stopped = [runs.stop(folder, int(given["grace_seconds"])) for folder in found]
+        stopped = [control.stop(folder, int(given["grace_seconds"])) for folder in found]
     return {"changed": bool(found), "stopped": stopped}
 
 
@@ -218,7 +219,7 @@ def hand_over(packed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 def remove(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
     """Removes what is ours below home, then home itself if nothing else is in it."""
     del given
-    if found := runs.going_on(home):
+    if found := going_on(home):
         raise HostError(f"run {found[0].name} is going on\nhint: stop it first: ansible-playbook stop.yml")
     ours = [home / name for name in OURS if (home / name).is_dir()]
     if os.name == "nt":

@@ -21,13 +21,13 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousError
 
-from winfleet.files import write_atomic
+from winfleet.core.files import write_atomic
+from winfleet.core.plan import Host, Plan
+from winfleet.core.status import MAX_LINES, STOP_AT, STOPPING, Cause, plain
 from winfleet.launcher.board import Board
 from winfleet.launcher.halving import Halving
 from winfleet.launcher.rendezvous import PlanRendezvous, RunEndedError, prepare_windows_agent
 from winfleet.launcher.stuck import Alarm
-from winfleet.plan import Host, Plan
-from winfleet.status import MAX_LINES, STOP_AT, STOPPING, Cause, plain
 
 MONITOR_SECONDS: Final = 0.2
 KILL_SECONDS: Final = 5  # between asking a rank to end and ending it; the whole cluster must be down in 15

@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from winfleet.files import write_atomic
-from winfleet.launcher.hardware import Gpu, Gpus, Network, ProcessUse
+from winfleet.core.files import write_atomic
+from winfleet.core.plan import Host, Plan
+from winfleet.core.serving import Handler, Server, serving
+from winfleet.core.status import ENDED, Cause, Event, Rank, Status, known_fields, progress_line
 from winfleet.launcher.stuck import Lookout
-from winfleet.plan import Host, Plan
-from winfleet.serving import Handler, Server, serving
-from winfleet.status import ENDED, Cause, Event, Rank, Status, known_fields, progress_line
+from winfleet.machine.hardware import Gpu, Gpus, Network, ProcessUse
 
 log = logging.getLogger("winfleet")
 

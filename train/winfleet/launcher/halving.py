@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from winfleet.files import write_atomic
+from winfleet.core.files import write_atomic
+from winfleet.core.plan import Host
 from winfleet.launcher.board import Board, count
 from winfleet.launcher.proposals import proposal, proposal_name, write_proposal
 from winfleet.launcher.rendezvous import PlanRendezvous
-from winfleet.plan import Host
 from winfleet.rank.batch_settings import change, files_of, find_both
 from winfleet.rank.oom import Change, KeptError, Note, decide, read_change, read_note
 

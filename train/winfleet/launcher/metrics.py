@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from winfleet.status import STATES, Rank, Status
+from winfleet.core.status import STATES, Rank, Status
 
 __all__ = ["CONTENT_TYPE", "expose"]
 

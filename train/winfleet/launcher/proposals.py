@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-from winfleet.files import write_atomic
-from winfleet.plan import Plan
+from winfleet.core.files import write_atomic
+from winfleet.core.plan import Plan
+from winfleet.core.status import plain
 from winfleet.rank.oom import Change, read_change
-from winfleet.status import plain
 from winfleet.transfer.folders import PROPOSAL
 
 

@@ -30,7 +30,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
-from winfleet.plan import RANKS_PORT
+from winfleet.core.plan import RANKS_PORT
 
 BEAT_SECONDS: Final = 1.0
 LEFT: Final = "left"

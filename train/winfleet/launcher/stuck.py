@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from winfleet.files import write_atomic
+from winfleet.core.files import write_atomic
+from winfleet.core.status import Rank, name_ranks
 from winfleet.rank.stacks import REQUEST
-from winfleet.status import Rank, name_ranks
 
 FIRST_STEP_FACTOR: Final = 5  # before its first step a rank may read data and compile for so much longer
 TELL_SECONDS: Final = 5.0  # within which a rank that is asked answers: it looks for a request twice a second

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from winfleet.status import plain
+from winfleet.core.status import plain
 
 MAX_TEXT: Final = 120
 MAX_ITEMS: Final = 64

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from winfleet.causes import describe_unreachable
-from winfleet.plan import RUN_NAME, PlanError, check_addresses
+from winfleet.core.causes import describe_unreachable
+from winfleet.core.plan import RUN_NAME, PlanError, check_addresses
 from winfleet.preflight.comparisons import compare_hosts
 from winfleet.preflight.found import Found
 from winfleet.preflight.hosts import check_host

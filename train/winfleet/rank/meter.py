@@ -14,7 +14,7 @@ from typing import IO, Any, Final
 
 import torch
 
-from winfleet.files import write_atomic
+from winfleet.core.files import write_atomic
 from winfleet.rank.oom import check_taken
 from winfleet.rank.stacks import Teller
 from winfleet.rank.timing import Clock, Mark, split

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from winfleet.files import write_atomic
+from winfleet.core.files import write_atomic
+from winfleet.core.status import known_fields, plain
 from winfleet.rank.batch_settings import Setting, find_both
-from winfleet.status import known_fields, plain
 
 # Of the GPU alone: more memory of the host (DefaultCPUAllocator, MemoryError) is another matter.
 WORDS: Final = re.compile(

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from winfleet.files import write_atomic
+from winfleet.core.files import write_atomic
 
 REQUEST: Final = "stacks"  # in the run's folder; a new text in it is a new request
 OURS: Final = os.path.dirname(os.path.dirname(__file__))

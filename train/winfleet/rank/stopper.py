@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from winfleet.core.status import STOP_AT, STOPPING, stop_step
 from winfleet.rank.meter import Meter
-from winfleet.status import STOP_AT, STOPPING, stop_step
 
 HOLD_SECONDS: Final = 20.0
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from winfleet.files import write_atomic
-from winfleet.status import known_fields
+from winfleet.core.files import write_atomic
+from winfleet.core.status import known_fields
 
 if TYPE_CHECKING:
     import torch

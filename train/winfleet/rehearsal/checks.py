@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from winfleet.plan import AGENTS_PORT, RANKS_PORT, STATUS_PORT, Plan
+from winfleet.core.plan import AGENTS_PORT, RANKS_PORT, STATUS_PORT, Plan
+from winfleet.core.status import plain
 from winfleet.preflight.comparisons import minor, name_odd
 from winfleet.preflight.hosts import PORT_MEANINGS, SKEW_SECONDS, say_skew
 from winfleet.preflight.problems import Problem
 from winfleet.rehearsal.links import Link, Target
-from winfleet.status import plain
 from winfleet.transfer.folders import SHORT
 
 SLOW_NAME_SECONDS: Final = 2.0

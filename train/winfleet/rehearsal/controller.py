@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from winfleet.files import write_atomic
-from winfleet.plan import PROBE_PORT, RANKS_PORT, STATUS_PORT, Host, Plan
+from winfleet.core.files import write_atomic
+from winfleet.core.plan import PROBE_PORT, RANKS_PORT, STATUS_PORT, Host, Plan
 from winfleet.preflight.problems import Problem, sort_out
 from winfleet.rank.trial import Trial
 from winfleet.rehearsal.checks import (

@@ -32,13 +32,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from winfleet.core.files import send_output_to, write_atomic
+from winfleet.core.plan import PROBE_PORT, Host, Plan, PlanError
+from winfleet.core.serving import Handler, Server, serving
+from winfleet.core.status import plain
 from winfleet.environments.environment import lock_of
-from winfleet.files import send_output_to, write_atomic
-from winfleet.launch import fill_in, prepare_environment, prepare_work
-from winfleet.plan import PROBE_PORT, Host, Plan, PlanError
 from winfleet.rehearsal.links import LinkError, Listener, Target, bandwidth, reach, round_trip
-from winfleet.serving import Handler, Server, serving
-from winfleet.status import plain
+from winfleet.runs.environment import prepare_environment
+from winfleet.runs.work import fill_in, prepare_work
 from winfleet.transfer.folders import digest
 from winfleet.transfer.receiver import ReceiverError, as_object, wait_for_port
 
@@ -431,7 +432,7 @@ def main() -> None:
     (folder / "owner").write_text(str(os.getpid()), "utf-8")
     try:
         if os.name == "nt":
-            from winfleet.launcher.windows import end_children_with_me
+            from winfleet.machine.windows import end_children_with_me
 
             end_children_with_me()
         rehearsal = Rehearsal(Job.take(path), folder)

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from winfleet.plan import PROBE_PORT, Plan
-from winfleet.status import plain
+from winfleet.core.plan import PROBE_PORT, Plan
+from winfleet.core.status import plain
 from winfleet.transfer.receiver import as_object
 
 MOST_BYTES: Final = 1_000_000

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from winfleet.core.status import MAX_BYTES, StatusError, known_fields, plain
 from winfleet.rehearsal.allreduce import (
     PredictionError,
     RingLink,
@@ -22,7 +23,6 @@ from winfleet.rehearsal.allreduce import (
     ring_seconds,
     wire_seconds,
 )
-from winfleet.status import MAX_BYTES, StatusError, known_fields, plain
 
 GRID: Final = (1, 2, 4, 8, 16)
 BACKWARD_SHARE: Final = 2 / 3  # of forward and backward: twice forward's operations (Kaplan et al., arXiv 2001.08361)

@@ -17,7 +17,7 @@ from typing import Any, Final
 import torch
 import torch.distributed as dist
 
-from winfleet.runner import bind_gloo, die_with_launcher
+from winfleet.rank.process import bind_gloo, die_with_launcher
 
 REPEATS: Final = 3
 ENOUGH_SECONDS: Final = 4.0

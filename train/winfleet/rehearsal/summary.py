@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Final
 
-from winfleet.plan import Plan
+from winfleet.core.plan import Plan
 from winfleet.rehearsal.advice import predict_run
 from winfleet.rehearsal.allreduce import PredictionError, RingLink, ddp_buckets
 from winfleet.rehearsal.checks import mbits

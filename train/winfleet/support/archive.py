@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from winfleet.plan import RUN_NAME, newest_run
+from winfleet.core.plan import RUN_NAME, newest_run
 from winfleet.support.gather import run_files, tail
 from winfleet.support.redaction import SECRET_NAME, Redactor, accounts_in
 from winfleet.transfer.folders import is_plain

@@ -16,8 +16,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from ..files import new_temporary
-from ..launcher.runs import read_status, state_of
+from ..core.files import new_temporary
+from ..runs.state import read_status, state_of
 from ..transfer.folders import SHORT
 
 TAIL_BYTES = 200_000  # of each file and of each program's output

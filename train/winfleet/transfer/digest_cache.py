@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from winfleet.files import write_atomic
+from winfleet.core.files import write_atomic
 from winfleet.transfer.folders import content_of
 
 YOUNG_NS: Final = 2 * 10**9  # what changed so recently may change again within one tick of the disk's clock

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from ..files import replace
+from ..core.files import replace
 
 SHORT = 12  # hex digits of a digest in folder names; 64 would make torch's paths too long for Windows
 NEVER_SENT = frozenset({".git", "__pycache__", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache"})

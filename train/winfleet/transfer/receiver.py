@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from winfleet.serving import SILENT_SECONDS, Handler, Server, serving
+from winfleet.core.serving import SILENT_SECONDS, Handler, Server, serving
 from winfleet.transfer.folders import FolderError, unpack
 
 BLOCK_BYTES: Final = 2**20

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from winfleet.plan import SWARM_PORT
-from winfleet.status import plain
+from winfleet.core.plan import SWARM_PORT
+from winfleet.core.status import plain
 from winfleet.transfer.receiver import ask
 from winfleet.transfer.swarm import Result
 from winfleet.transfer.torrents import TICK_SECONDS, SwarmError, open_session, parameters_of, under_name

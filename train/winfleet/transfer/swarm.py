@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from winfleet.files import held, replace, write_atomic
-from winfleet.plan import SWARM_PORT
-from winfleet.status import known_fields, plain
+from winfleet.core.files import held, replace, write_atomic
+from winfleet.core.plan import SWARM_PORT
+from winfleet.core.status import known_fields, plain
 from winfleet.transfer.folders import FolderError, verify
 from winfleet.transfer.receiver import ReceiverError, Wanted, as_object, receive, tell, wait_for_port
 from winfleet.transfer.torrents import (

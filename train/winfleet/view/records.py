@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from winfleet.plan import Host, Plan
-from winfleet.rehearsal.allreduce import PredictionError
-from winfleet.rehearsal.prediction import Prediction
-from winfleet.status import (
+from winfleet.core.plan import Host, Plan
+from winfleet.core.status import (
     MAX_BYTES,
     Cause,
     Rank,
@@ -29,6 +27,8 @@ from winfleet.status import (
     parse,
     plain,
 )
+from winfleet.rehearsal.allreduce import PredictionError
+from winfleet.rehearsal.prediction import Prediction
 
 MAX_RANKS: Final = 4_096
 MAX_EVENTS: Final = 200  # the newest

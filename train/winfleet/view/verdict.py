@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Final
 
-from winfleet.status import ENDED, Rank, Status, name_ranks
+from winfleet.core.status import ENDED, Rank, Status, name_ranks
 
 SLOWER: Final = 1.1  # a rank is slowest where its own time is so much above the median's
 HELD_UP: Final = 0.2  # share of a step that ranks wait for the slowest one, from which a line of progress names it

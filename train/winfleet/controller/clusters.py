@@ -15,8 +15,8 @@ import yaml
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
-from winfleet.files import write_atomic
-from winfleet.plan import HOST_NAME, PlanError, check_addresses
+from winfleet.core.files import write_atomic
+from winfleet.core.plan import HOST_NAME, PlanError, check_addresses
 
 CLUSTER_NAME = re.compile(r"[\w][\w.-]{0,63}")
 WINRM_PORT = 5986

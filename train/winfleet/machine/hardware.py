@@ -15,7 +15,7 @@ from typing import Any, Final
 import psutil
 import pynvml
 
-from winfleet.plan import PROBE_PORT, RANKS_PORT
+from winfleet.core.plan import PROBE_PORT, RANKS_PORT
 
 MIB: Final = 2**20
 SMI_SECONDS: Final = 5.0

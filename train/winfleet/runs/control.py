@@ -1,4 +1,4 @@
-"""The runs below a worker's fleet_home: read from their files, started, stopped. Standard library alone on Linux."""
+"""Writes a run's files on a host, starts its launcher or its part of the rehearsal, and stops it. Standard library alone on Linux."""
 
 from __future__ import annotations
 
@@ -13,57 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..causes import advise
-from ..files import write_atomic
+from ..core.causes import advise
+from ..core.errors import HostError
+from ..core.files import write_atomic
+from .state import launcher_pid, read_status
 
-GOING_ON = ("starting", "running")
 READY_SECONDS = 40.0  # for the rehearsal to listen, an earlier one to leave its port included
 AFTER_SECONDS = 15.0  # for the launcher itself, once its ranks have ended
-
-
-class HostError(Exception):
-    """Why a host could not do what it was asked to; the text has the value and the fix."""
-
-
-def read_status(folder: Path) -> dict[str, Any]:
-    """status.json of a run's folder; {} where there is none or it cannot be read."""
-    try:
-        values = json.loads((folder / "status.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def launcher_pid(folder: Path) -> int | None:
-    """Process id of the run's launcher, None where it does not live."""
-    pid = read_status(folder).get("launcher_pid")
-    return pid if isinstance(pid, int) and "winfleet.launch" in command_line(pid) else None
-
-
-def command_line(pid: int) -> str:
-    """A process's command line, "" where it is gone: from /proc, or by psutil, which the agent's Python has on Windows."""
-    if os.name == "nt":
-        import psutil
-
-        try:
-            return " ".join(psutil.Process(pid).cmdline())
-        except psutil.Error:
-            return ""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-    except OSError:
-        return ""
-
-
-def state_of(folder: Path) -> str:
-    """The run's state here: what its status says, "lost" where its launcher is gone, "none" where it never began."""
-    state = str(read_status(folder).get("state", "none"))
-    return "lost" if state in GOING_ON and launcher_pid(folder) is None else state
-
-
-def going_on(home: Path) -> list[Path]:
-    """Folders of the runs whose launcher lives."""
-    return [path.parent for path in sorted(home.glob("runs/*/status.json")) if launcher_pid(path.parent)]
 
 
 def write_secrets(path: Path, secrets: Mapping[str, Any]) -> None:
@@ -114,8 +70,8 @@ def rehearse(home: Path, given: Mapping[str, Any], token: str, password: str) ->
     write_secrets(folder / "job.json", job)
     words, process = ["-m", "winfleet.rehearsal.host", "--job", str(folder / "job.json")], None
     if os.name == "nt":
-        from winfleet.launcher.windows import start_task
-        from winfleet.plan import PlanError
+        from winfleet.core.plan import PlanError
+        from winfleet.machine.windows import start_task
 
         try:
             start_task("rehearsal", words, package, given["logon"], password, given["python"])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from winfleet.plan import SWARM_PORT
+from winfleet.core.plan import SWARM_PORT
 
 SLOW: Final = ("winrm", "psrp")
 

@@ -1,0 +1,329 @@
+"""The status of a run: what launchers and ranks write, and how it is read, summed up and shown.
+
+A status file comes from another machine: it is read as data, with types checked, texts cut and control characters removed.
+`python -m winfleet.status` shows a run while it goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.client
+import json
+import unicodedata
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from winfleet.core.causes import LAUNCHER, advise, advise_on_rank, name_exit_code
+from winfleet.core.plan import STATUS_PORT
+
+STATES: Final = ("starting", "running", "finished", "failed", "stopped", "lost")
+ENDED: Final = ("finished", "failed", "stopped", "lost")
+SILENT_SECONDS: Final = 15.0  # a launcher writes every second; after this without a word it is lost
+MAX_BYTES: Final = 1_000_000
+MAX_TEXT: Final = 2_000
+MAX_LINES: Final = 40
+# A rank that ends because another one did says one of these; it is never the first failure while others say more.
+ECHOES: Final = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "DistNetworkError", "SIGTERM")
+
+
+# Files in a run's folder by which its ranks learn of a request to stop: that there is one, and the step that ends the run.
+STOPPING, STOP_AT = "stopping", "stop_at"
+
+
+def stop_step(path: Path) -> int | None:
+    """The optimizer step after which a rank is to stop, None where nobody asked (or asked with what is no number)."""
+    if not path.exists():
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        return int(path.read_text("utf-8"))
+    return None
+
+
+def plain(value: object, limit: int = MAX_TEXT) -> str:
+    """The text without control characters (a tab becomes a space), cut to `limit`."""
+    text = str(value)[:limit].replace("\t", "    ")
+    return "".join(char for char in text if unicodedata.category(char)[0] != "C" or char == "\n")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rank:
+    """One rank as its launcher sees it. Rates are this rank's own; percent of one core (CPU) or of the GPU; MiB."""
+
+    rank: int
+    local_rank: int = 0
+    pid: int | None = None
+    state: str = "starting"  # starting, joined, training, stuck, ended
+    count: int = 0  # optimizer steps of this process
+    step: int = 0  # as the script counts
+    begun: int | None = None  # step after which this process went on, once the script has told its steps
+    steps: int | None = None
+    loss: float | None = None
+    samples_per_second: float | None = None
+    steps_per_second: float | None = None
+    data_seconds: float | None = None  # of one optimizer step, in the mean: loading data,
+    communication_seconds: float | None = None  # waiting for other ranks,
+    compute_seconds: float | None = None  # and the rest
+    gradient_bytes: int = 0
+    batch_size: int | None = None  # samples of a micro-batch
+    micro_batches: int | None = None  # backward passes of an optimizer step
+    moves: int = 0  # batches, backward passes, collectives and steps so far
+    place: str | None = None  # where it stands while it does not move: train.py:88 in main, in all_reduce
+    waits: bool = False  # whether that is a place where ranks wait for one another
+    stopped: bool = False
+    cpu_percent: float | None = None
+    memory_mib: float | None = None
+    gpu_percent: float | None = None
+    gpu_memory_mib: float | None = None
+    gpu_memory_total_mib: float | None = None
+    gpu_celsius: float | None = None
+    gpu_mhz: float | None = None  # clock of its multiprocessors now,
+    gpu_max_mhz: float | None = None  # and at most
+    beat: float | None = None  # unix seconds
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cause:
+    """Why a rank, or a whole host, failed."""
+
+    host: str
+    text: str  # the exception, or a sentence
+    rank: int | None = None
+    exit_code: int | None = None
+    lines: tuple[str, ...] = ()  # the last ones of the rank's log
+    time: float = 0.0  # unix seconds, by the host's own clock
+
+    @property
+    def is_echo(self) -> bool:
+        """Whether it only says that the connection to another rank has ended."""
+        return any(echo in self.text for echo in ECHOES)
+
+    @property
+    def weight(self) -> tuple[int, float]:
+        """What a rank itself said comes first, then what its launcher found, then echoes; of equals the earliest."""
+        return (2 if self.is_echo else 1 if self.rank is None else 0, self.time)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """Something worth a line in the report."""
+
+    time: float
+    text: str
+    kind: str = ""  # restart, oom, stuck: marked in the report's plots
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """status.json of one host."""
+
+    run: str
+    host: str
+    machine_rank: int
+    state: str
+    world_size: int
+    nodes: int
+    gpus: bool = False
+    generation: int = 1
+    time: float = 0.0
+    started: float = 0.0
+    launcher_pid: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    ports: tuple[int, ...] = ()  # of 29500-29504, those that this host listens on
+    connections: Mapping[str, int] = field(default_factory=dict)  # address: connections with it over port 29500
+    ranks: tuple[Rank, ...] = ()
+    cause: Cause | None = None
+    events: tuple[Event, ...] = ()
+
+    def to_json(self) -> str:
+        """The status as it is written to status.json."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+
+
+class StatusError(ValueError):
+    """A status that cannot be read."""
+
+
+def known_fields(cls: type, values: object) -> dict[str, Any]:
+    """Those members of a JSON object that the dataclass has, if their types are right. Wrong ones are left out."""
+    if not isinstance(values, dict):
+        raise StatusError(f"expected an object, got {type(values).__name__}")
+    kept: dict[str, Any] = {}
+    for spec in dataclasses.fields(cls):
+        value, kind = values.get(spec.name), str(spec.type)
+        if kind.startswith("str") and isinstance(value, str):
+            text = plain(value)  # an exception may have lines, anything else with some would forge lines of ours
+            kept[spec.name] = text if cls is Cause else " ".join(text.split("\n"))
+        elif kind.startswith("bool") and isinstance(value, bool):
+            kept[spec.name] = value
+        elif isinstance(value, bool):
+            continue
+        elif kind.startswith("int") and isinstance(value, int) and abs(value) < 2**63:
+            kept[spec.name] = value
+        elif kind.startswith("float") and isinstance(value, int | float) and abs(value) < 1e300:
+            kept[spec.name] = float(value)
+    return kept
+
+
+def _objects(values: Mapping[str, Any], name: str, limit: int = 1024) -> list[Any]:
+    found = values.get(name)
+    return [value for value in found[:limit] if isinstance(value, dict)] if isinstance(found, list) else []
+
+
+def parse(text: str | bytes) -> Status:
+    """Reads status.json. Raises StatusError where it is too big, no JSON, or lacks what every status has."""
+    if len(text) > MAX_BYTES:
+        raise StatusError(f"a status of {len(text)} bytes")
+    try:
+        values = json.loads(text)
+        kept = known_fields(Status, values)
+        ranks = tuple(Rank(**known_fields(Rank, rank)) for rank in _objects(values, "ranks"))
+        events = tuple(Event(**known_fields(Event, event)) for event in _objects(values, "events"))
+        versions = values.get("versions")
+        named = versions.items() if isinstance(versions, dict) else ()
+        kept["versions"] = {plain(name, 40): plain(value, 100) for name, value in list(named)[:40]}
+        kept["ports"] = _ports(values.get("ports"))
+        kept["connections"] = _counts(values.get("connections"))
+        cause = _cause(values["cause"]) if isinstance(values.get("cause"), dict) else None
+        status = Status(**{**kept, "ranks": ranks, "events": events, "cause": cause})
+    except (ValueError, TypeError, RecursionError) as error:
+        raise StatusError(f"a status that cannot be read: {plain(error, 200)}") from None
+    if status.state not in STATES:
+        raise StatusError(f"a status with the unknown state {status.state!r}")
+    return status
+
+
+def _ports(values: object) -> tuple[int, ...]:
+    found = values[:16] if isinstance(values, list) else []
+    return tuple(port for port in found if type(port) is int and 0 < port < 65536)
+
+
+def _counts(values: object) -> dict[str, int]:
+    found = list(values.items())[:1024] if isinstance(values, dict) else []
+    return {plain(name, 60): count for name, count in found if type(count) is int and 0 <= count < 2**31}
+
+
+def _cause(values: Mapping[str, Any]) -> Cause:
+    lines = values.get("lines")
+    kept = [plain(line, 500) for line in lines[-MAX_LINES:]] if isinstance(lines, list) else []
+    return Cause(**{**known_fields(Cause, values), "lines": tuple(kept)})
+
+
+def fetch(address: str, port: int = STATUS_PORT, timeout: float = 2.0) -> Status:
+    """Asks a launcher (seconds). Raises OSError where none answers, StatusError where what answers is no status."""
+    request = urllib.request.Request(f"http://{address}:{port}/status.json")
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({})
+    )  # never through a proxy: it is our own network
+    try:
+        with opener.open(request, timeout=timeout) as answer:
+            return parse(answer.read(MAX_BYTES + 1))
+    except urllib.error.HTTPError as error:
+        raise StatusError(f"{address}:{port} answered {error.code}: no winfleet launcher") from None
+    except urllib.error.URLError as error:
+        raise OSError(str(error.reason)) from None
+    except (ValueError, OSError, http.client.HTTPException) as error:
+        if isinstance(error, OSError | StatusError):
+            raise
+        raise StatusError(f"{address}:{port}: {plain(error, 200)}") from None
+
+
+def overall_state(statuses: Sequence[Status]) -> str:
+    """failed, lost or stopped if one host is; running while one still runs; starting until all run; else finished."""
+    states = {status.state for status in statuses}
+    for state in ("failed", "lost", "stopped"):
+        if state in states and states <= set(ENDED):
+            return state
+    if "failed" in states:
+        return "failed"
+    return next((state for state in ("starting", "running") if state in states), "finished")
+
+
+def first_failure(statuses: Sequence[Status]) -> Cause | None:
+    """The failure that the others followed from: not an echo if there is one that is not, then the earliest."""
+    causes = [status.cause for status in statuses if status.cause is not None]
+    return min(causes, key=lambda cause: cause.weight, default=None)
+
+
+def name_failure(cause: Cause) -> str:
+    """The failure in one sentence: host, rank, exit code, exception."""
+    who = cause.host if cause.rank is None else f"rank {cause.rank} on {cause.host}"
+    code = "" if cause.exit_code is None else f" (exit code {name_exit_code(cause.exit_code)})"
+    return f"{who} failed{code}: {cause.text}"
+
+
+def describe_failure(cause: Cause) -> str:
+    """The failure with the last lines of its log and, where the table of causes knows it, why and what to do."""
+    tail = "".join(f"\n  | {line}" for line in cause.lines)
+    return f"{name_failure(cause)}{tail}{advise_on(cause)}"
+
+
+def advise_on(cause: Cause) -> str:
+    """Why and what to do, two lines that begin with a line break; "" where it has a hint already, or the table of causes does not know it."""
+    if "\nhint: " in cause.text:
+        return ""
+    if cause.rank is None:
+        return advise(cause.text, cause.host, LAUNCHER)
+    return advise_on_rank(cause.text, cause.host, cause.exit_code, cause.lines)
+
+
+def duration(seconds: float) -> str:
+    """0:42, 12:05 or 3:07:10."""
+    minutes, seconds = divmod(round(min(max(0.0, seconds), 1e9)), 60)  # a status may say anything
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def name_ranks(ranks: Sequence[int]) -> str:
+    """`rank 3`, `ranks 0 and 2`, `ranks 0-3 and 7`."""
+    runs: list[list[int]] = []
+    for rank in sorted(ranks):
+        if runs and rank == runs[-1][-1] + 1:
+            runs[-1].append(rank)
+        else:
+            runs.append([rank])
+    texts = [
+        text for run in runs for text in ([f"{run[0]}-{run[-1]}"] if len(run) > 2 else [str(rank) for rank in run])
+    ]
+    listed = texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+    return f"rank {listed}" if len(ranks) == 1 else f"ranks {listed}"
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def progress_line(statuses: Sequence[Status]) -> str:
+    """One line: step of steps, loss (mean of the ranks), samples/s (sum), time left, ranks up."""
+    ranks = [rank for status in statuses for rank in status.ranks]
+    world_size = max((status.world_size for status in statuses), default=0)
+    up = sum(rank.state in ("joined", "training", "stuck") for rank in ranks)
+    training = [rank for rank in ranks if rank.state in ("training", "stuck", "ended") and rank.step]
+    ready = f"{up}/{world_size} ranks up"
+    if stuck := [rank.rank for rank in ranks if rank.state == "stuck"]:
+        ready += f" · {name_ranks(stuck)} stuck"
+    if not training:
+        return f"{overall_state(statuses)} · {ready}"
+    step, steps = min(rank.step for rank in training), training[0].steps
+    loss = _mean([rank.loss for rank in training if rank.loss is not None])
+    rate = sum(rank.samples_per_second or 0.0 for rank in training)
+    parts = [f"step {step}/{steps}" if steps else f"step {step}"]
+    parts += [f"loss {loss:.3f}"] if loss is not None else []
+    parts += [f"{rate:.1f} samples/s"] if rate else []
+    left = time_left(statuses)
+    parts += [f"{duration(left)} left"] if left is not None else []
+    return " · ".join([*parts, ready])
+
+
+def time_left(statuses: Sequence[Status]) -> float | None:
+    """Seconds to the last step at the slowest rank's present pace; None where the script did not tell its steps."""
+    ranks = [rank for status in statuses for rank in status.ranks]
+    return max(
+        ((rank.steps - rank.step) / rank.steps_per_second for rank in ranks if rank.steps and rank.steps_per_second),
+        default=None,
+    )
