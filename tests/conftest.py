@@ -1,5 +1,6 @@
 """What tests share: how programs are started, and a small cluster on this machine's loopback addresses."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from namespaces import PROGRAMS
 if TYPE_CHECKING:
     from windows_lab import Lab, NewPc, Stock
 
+CLONE_NEWNET = 0x40000000  # linux/sched.h
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "tests" / "scripts"
 sys.path.insert(0, str(ROOT / "train"))  # for train_config, which stands beside the trainer
@@ -37,6 +39,14 @@ needs_namespaces = pytest.mark.skipif(
 )
 
 
+def pytest_configure() -> None:
+    """Gives each of several workers (tests/run.py) a network of its own, so that ports 29500-29504 are its own."""
+    if "PYTEST_XDIST_WORKER" in os.environ and os.environ.get("WINFLEET_TEST_NETWORKS") == "1":
+        if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "no network namespace for this worker")
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what runs in the Windows lab, by its fixtures."""
@@ -45,14 +55,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("lab")
 
 
+def patience(seconds: float) -> float:
+    """How long something may take on this machine as it is now, that takes less than `seconds` where nothing else runs.
+
+    What runs beside a test takes its share of the cores: processes that want one now, or did in the last minute.
+    """
+    wanting = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+    return seconds * (1 + max(wanting, os.getloadavg()[0]) / (os.cpu_count() or 1))
+
+
 def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """What the condition says once it is true; fails the test after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    """What the condition says once it is true; fails the test after `seconds` of an idle machine."""
+    begin, limit = time.monotonic(), patience(seconds)
+    while time.monotonic() < begin + limit:
         if found := condition():
             return found
         time.sleep(0.1)
-    pytest.fail(f"{what} did not happen within {seconds:.0f} s")
+        limit = max(limit, patience(seconds))
+    pytest.fail(f"{what} did not happen within {limit:.0f} s")
 
 
 def processes_with(text: str) -> list[str]:
@@ -100,7 +120,7 @@ class Fleet:
     ) -> "subprocess.CompletedProcess[str]":
         """Runs a playbook to its end, with its two outputs as one text."""
         process = self.start(name, *arguments, **environment)
-        output, _ = process.communicate(timeout=seconds)
+        output, _ = process.communicate(timeout=patience(seconds))
         return subprocess.CompletedProcess(process.args, process.returncode, output)
 
     def start(self, name: str, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
