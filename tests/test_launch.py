@@ -287,7 +287,7 @@ def test_a_rank_that_stands_still_is_named_with_the_line_it_stands_at(copied: Pa
     with urllib.request.urlopen("http://127.0.0.2:29502/metrics") as answer:
         gauges = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
     states = {sample.labels["state"]: sample.value for sample in gauges["winfleet_rank_state"].samples}
-    assert states == {"starting": 0, "joined": 0, "training": 0, "stuck": 1, "ended": 0}
+    assert states == {"starting": 0, "waiting": 0, "joining": 0, "joined": 0, "training": 0, "stuck": 1, "ended": 0}
     for machine_rank in (0, 1):
         (cluster.runs(machine_rank) / "stop").write_text('{"grace_seconds": 1}')
     assert [cluster.end(machine_rank)[0] for machine_rank in (0, 1)] == [3, 3]

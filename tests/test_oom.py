@@ -11,7 +11,6 @@ import yaml
 from winfleet.core.causes import explain
 from winfleet.core.plan import Plan, lay_out_hosts
 from winfleet.core.status import Cause, describe_failure
-from winfleet.launcher.agent import Starts
 from winfleet.launcher.proposals import proposal, propose, write_proposal
 from winfleet.rank.batch_settings import ACCUMULATION, BATCH, Setting, SettingsError, change, find, find_both, put
 from winfleet.rank.oom import (
@@ -390,16 +389,6 @@ def test_a_script_that_takes_other_values_is_ended() -> None:
         found = explain(text)
         assert found is not None
         assert found.code == "batch-unknown"
-
-
-def test_a_later_generation_has_its_own_time_to_start() -> None:
-    starts = Starts(600)
-    begun = starts._since
-    assert not starts.are_late(1, begun + 599)
-    assert starts.are_late(1, begun + 601)
-    assert not starts.are_late(2, begun + 7200)
-    assert not starts.are_late(2, begun + 7799)
-    assert starts.are_late(2, begun + 7801)
 
 
 def test_names_are_no_others() -> None:
