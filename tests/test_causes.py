@@ -30,7 +30,8 @@ from winfleet.core.errors import HostError
 from winfleet.core.plan import Host, Plan
 from winfleet.core.status import Cause, describe_failure
 from winfleet.environments import environment
-from winfleet.launcher.agent import as_cause, join_failure
+from winfleet.launcher.agent import as_cause
+from winfleet.launcher.joining import join_failure
 from winfleet.launcher.rendezvous import PlanRendezvous
 
 POOL = "Task failed: ntlm: HTTPSConnectionPool(host='10.77.0.12', port=5986): Max retries exceeded with url: /wsman (Caused by "
