@@ -22,8 +22,8 @@ from winfleet.core.files import held
 from winfleet.host import remote
 from winfleet.transfer import receiver
 from winfleet.transfer.folders import SHORT, digest, list_files, pack
+from winfleet.transfer.job import Folder, Job, Result
 from winfleet.transfer.seeding import Progress, Share, seed
-from winfleet.transfer.swarm import Folder, Job, Result
 from winfleet.transfer.torrents import SwarmError, make_torrent, open_session, parameters_of
 
 lt = pytest.importorskip("libtorrent")

@@ -59,7 +59,8 @@ def swarm(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
     if check:
         return {"changed": True, "torrent": True}
     from winfleet.core.plan import SWARM_PORT
-    from winfleet.transfer.swarm import Folder, Job, available
+    from winfleet.transfer.job import Folder, Job
+    from winfleet.transfer.swarm import available
 
     here, by_torrent = home / "swarm", available()
     here.mkdir(parents=True, exist_ok=True)

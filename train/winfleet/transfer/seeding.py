@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from winfleet.core.plan import SWARM_PORT
 from winfleet.core.status import plain
+from winfleet.transfer.job import Result
 from winfleet.transfer.receiver import ask
-from winfleet.transfer.swarm import Result
 from winfleet.transfer.torrents import TICK_SECONDS, SwarmError, open_session, parameters_of, under_name
 
 if TYPE_CHECKING:
