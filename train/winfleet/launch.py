@@ -13,7 +13,6 @@ import contextlib
 import logging
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from winfleet.core.causes import LAUNCHER, advise
+from winfleet.core.errors import HostError
 from winfleet.core.files import send_output_to
 from winfleet.core.plan import (
     AGENTS_PORT,
@@ -36,6 +36,7 @@ from winfleet.core.plan import (
 )
 from winfleet.core.status import STOP_AT, STOPPING, Cause, StatusError, describe_failure, parse, plain
 from winfleet.launcher.board import Board
+from winfleet.machine.detached import start
 from winfleet.machine.hardware import gpu_names, owner_of_port
 from winfleet.runs.environment import prepare_environment, take_secrets
 from winfleet.runs.work import enter_work, fill_in
@@ -165,23 +166,13 @@ def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool)
 
 def detach(plan_file: Path, machine_rank: int, logon: str) -> int:
     """Starts the launcher so that it outlives whoever started it; returns an exit status once it lives or has ended."""
-    folder, package = plan_file.parent, Path(__file__).resolve().parent.parent
+    folder = plan_file.parent
     log_file, refused = folder / "launcher.log", folder / "refused"
     refused.unlink(missing_ok=True)
     begin, before = log_file.stat().st_size if log_file.exists() else 0, time.time()
-    words = ["-m", "winfleet.launch", "--plan", str(plan_file), "--machine-rank", str(machine_rank),
-             "--log", str(log_file)]  # fmt: skip
+    words = ["--plan", str(plan_file), "--machine-rank", str(machine_rank), "--log", str(log_file)]
     password = os.environ.pop("WINFLEET_TASK_PASSWORD", "")  # nobody may inherit it
-    process = None
-    if os.name == "nt":
-        from winfleet.machine.windows import start_task
-
-        start_task("launcher", words, package, logon, password)
-    else:
-        process = subprocess.Popen(
-            [sys.executable, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True, cwd=folder, env={**os.environ, "PYTHONPATH": str(package)},
-        )  # fmt: skip
+    process = start("launcher", "winfleet.launch", words, folder, logon=logon, password=password)
     while time.time() - before < DETACH_SECONDS and not refused.exists():
         with contextlib.suppress(OSError, StatusError):
             if parse((folder / "status.json").read_text("utf-8")).started >= before:
@@ -222,7 +213,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 (folder.parent / "work").mkdir()
                 os.chdir(folder.parent / "work")
         return EXIT_CODES[launch(plan, host, folder, ports, console=found.auto)]
-    except PlanError as error:
+    except (PlanError, HostError) as error:
         print(f"error: {error}", file=sys.stderr)
         if found.log:
             (found.plan.parent / "refused").touch()  # for whoever waits in detach()

@@ -19,6 +19,7 @@ from typing import Any
 from ..core.causes import advise
 from ..core.errors import HostError
 from ..environments import environment
+from ..machine import detached
 from ..runs import control
 from ..runs.state import GOING_ON, going_on, state_of
 from ..support import gather
@@ -131,16 +132,9 @@ def wait_for_the_teller(address: str) -> None:
 
 
 def start(name: str, module: str, job: Path, given: Mapping[str, Any]) -> None:
-    """Starts a module of ours with its job's file as a scheduled task (Windows). Raises HostError."""
-    from winfleet.core.plan import PlanError
-    from winfleet.machine.windows import start_task
-
+    """Starts a module of ours with its job's file, detached. Raises HostError."""
     password = str(given.get("secrets", {}).get("task_password", ""))
-    package = Path(__file__).resolve().parents[2]
-    try:
-        start_task(name, ["-m", module, "--job", str(job)], package, given["logon"], password)
-    except PlanError as error:
-        raise HostError(str(error)) from None
+    detached.start(name, module, ["--job", str(job)], job.parent, logon=given["logon"], password=password)
 
 
 def write_files(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 from ..core.causes import advise
 from ..core.errors import HostError
 from ..core.files import write_atomic
+from ..machine.detached import start
 from .state import launcher_pid, read_status
 
 READY_SECONDS = 40.0  # for the rehearsal to listen, an earlier one to leave its port included
@@ -68,20 +69,10 @@ def rehearse(home: Path, given: Mapping[str, Any], token: str, password: str) ->
     job = {"host": given["host"], "plan": given["plan"], "home": str(home), "token": token,
            "controllers": [*given["controllers"], *seen_controllers()]}  # fmt: skip
     write_secrets(folder / "job.json", job)
-    words, process = ["-m", "winfleet.rehearsal.host", "--job", str(folder / "job.json")], None
-    if os.name == "nt":
-        from winfleet.core.plan import PlanError
-        from winfleet.machine.windows import start_task
-
-        try:
-            start_task("rehearsal", words, package, given["logon"], password, given["python"])
-        except PlanError as error:
-            raise HostError(str(error)) from None
-    else:
-        process = subprocess.Popen(
-            [given["python"], *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True, cwd=folder, env={**os.environ, "PYTHONPATH": str(package)},
-        )  # fmt: skip
+    process = start(
+        "rehearsal", "winfleet.rehearsal.host", ["--job", str(folder / "job.json")], folder, logon=given["logon"],
+        password=password, python=given["python"], package=package,
+    )  # fmt: skip
     ready, deadline = folder / "ready", time.monotonic() + READY_SECONDS
     while not ready.exists() and time.monotonic() < deadline and (process is None or process.poll() is None):
         time.sleep(0.05)
