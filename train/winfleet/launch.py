@@ -37,7 +37,8 @@ from winfleet.core.plan import (
 from winfleet.core.status import STOP_AT, STOPPING, Cause, StatusError, describe_failure, parse, plain
 from winfleet.launcher.board import Board
 from winfleet.machine.detached import start
-from winfleet.machine.hardware import gpu_names, owner_of_port
+from winfleet.machine.hardware import gpu_names
+from winfleet.machine.ports import bind_error, owner_of
 from winfleet.runs.environment import prepare_environment, take_secrets
 from winfleet.runs.work import enter_work, fill_in
 
@@ -122,16 +123,11 @@ def check_ports(host: Host, ports: Ports) -> None:
     """Raises PlanError naming who holds a port that this host is to listen on."""
     needed = [ports.status, *([ports.ranks, ports.agents] if host.machine_rank == 0 else [])]
     for port in needed:
-        with socket.socket() as probe:
-            if os.name != "nt":  # connections of an earlier run that still fade away are no one's
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host.address, port))
-            except OSError as error:
-                raise PlanError(
-                    f"{host.name}: port {port} on {host.address} cannot be had: {error.strerror}; "
-                    f"it belongs to {owner_of_port(host.address, port)}\nhint: end that process, or wait for its end"
-                ) from None
+        if error := bind_error(host.address, port):
+            raise PlanError(
+                f"{host.name}: port {port} on {host.address} cannot be had: {error.strerror}; it belongs to "
+                f"{owner_of(host.address, port) or 'an unknown process'}\nhint: end that process, or wait for its end"
+            )
 
 
 def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool) -> str:

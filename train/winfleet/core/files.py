@@ -45,6 +45,11 @@ def write_atomic(path: Path, text: str) -> None:
         raise
 
 
+def nearest_folder(path: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next((folder for folder in (path, *path.parents) if folder.is_dir()), path)
+
+
 def temporary_variables(home: Path) -> dict[str, str]:
     """TEMP and TMP for Windows: a folder below fleet_home, made where it is missing. Raises OSError.
 

@@ -20,6 +20,7 @@ from ..core.causes import advise
 from ..core.errors import HostError
 from ..environments import environment
 from ..machine import detached
+from ..machine.ports import wait_for_port
 from ..runs import control
 from ..runs.state import GOING_ON, going_on, state_of
 from ..support import gather
@@ -125,9 +126,8 @@ def make_environment(home: Path, given: Mapping[str, Any], check: bool) -> dict[
 def wait_for_the_teller(address: str) -> None:
     """Until who made the environment has left the launcher's status port: it stays where nobody has seen its end."""
     from winfleet.core.plan import STATUS_PORT
-    from winfleet.transfer.receiver import ReceiverError, wait_for_port
 
-    with contextlib.suppress(ReceiverError):  # the launcher names who has it
+    with contextlib.suppress(HostError):  # the launcher names who has it
         wait_for_port(address, STATUS_PORT)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +15,11 @@ import psutil
 import pynvml
 
 from winfleet.core.plan import PROBE_PORT, RANKS_PORT
+from winfleet.machine.ports import EVERYWHERE
 
 MIB: Final = 2**20
 SMI_SECONDS: Final = 5.0
 NETWORK_SECONDS: Final = 10.0
-EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)
 SMI_QUERY: Final = "utilization.gpu,memory.used,memory.total,temperature.gpu,clocks.sm,clocks.max.sm"
 
 
@@ -161,22 +160,6 @@ class ProcessUse:
             return process.cpu_percent(), process.memory_info().rss / MIB
         except psutil.Error:
             return None, None
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def owner_of_port(address: str, port: int) -> str:
-    """Who listens there: "name (pid N)", or "an unknown process" where the system does not tell."""
-    with contextlib.suppress(psutil.Error):
-        for connection in psutil.net_connections("tcp"):
-            if connection.status != psutil.CONN_LISTEN or not connection.pid or not connection.laddr:
-                continue
-            if connection.laddr.port == port and connection.laddr.ip in (address, *EVERYWHERE):
-                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
-    return "an unknown process"
 
 
 class Network:

@@ -27,15 +27,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from winfleet.core.errors import HostError
 from winfleet.core.files import send_output_to, write_atomic
 from winfleet.core.plan import PROBE_PORT, Host, Plan, PlanError
 from winfleet.core.serving import Handler, Server, serving
+from winfleet.machine.ports import wait_for_port
 from winfleet.rehearsal.child import Child, RehearseError
 from winfleet.rehearsal.facts import tell
 from winfleet.rehearsal.links import LinkError, Listener, Target, bandwidth, reach, round_trip
 from winfleet.runs.environment import prepare_environment
 from winfleet.runs.work import fill_in, prepare_work
-from winfleet.transfer.receiver import ReceiverError, as_object, wait_for_port
+from winfleet.transfer.receiver import as_object
 
 QUIET_SECONDS: Final = 15.0  # without a word from the controller, then this ends
 LIMIT_SECONDS: Final = 900.0  # in any case
@@ -291,7 +293,7 @@ def is_mine(folder: Path) -> bool:
 
 
 def serve(rehearsal: Rehearsal) -> None:
-    """Answers until the end. Raises ReceiverError or OSError where the port cannot be had."""
+    """Answers until the end. Raises HostError or OSError where the port cannot be had."""
     job, address = rehearsal.job, rehearsal.host.address
     wait_for_port(address, job.port)
     handler = type("OwnDesk", (Desk,), {"rehearsal": rehearsal})
@@ -325,7 +327,7 @@ def main() -> None:
         sys.exit(1)
     try:
         serve(rehearsal)
-    except (ReceiverError, OSError) as error:
+    except (HostError, OSError) as error:
         write_atomic(folder / "ready", str(error))
         rehearsal.over.wait(2.0)  # for whoever waits for that file
     finally:

@@ -16,7 +16,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from ..core.files import new_temporary
+from ..core.files import nearest_folder, new_temporary
 from ..runs.state import read_status, state_of
 from ..transfer.folders import SHORT
 
@@ -143,9 +143,7 @@ def user() -> str:
 
 def system(home: Path) -> str:
     """Machine, disk, runs and folders of ours, and the variables that torch looks at."""
-    place = home
-    while not place.is_dir():
-        place = place.parent
+    place = nearest_folder(home)
     disk = shutil.disk_usage(place)
     lines = [
         f"system    {platform.platform()} {platform.machine()}", f"python    {platform.python_version()}",

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from ..core.files import replace
+from ..core.files import nearest_folder, replace
 
 SHORT = 12  # hex digits of a digest in folder names; 64 would make torch's paths too long for Windows
 NEVER_SENT = frozenset({".git", "__pycache__", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache"})
@@ -148,9 +148,7 @@ def prune(parent: Path, keep: int, current: str) -> None:
 
 def free_bytes(home: Path) -> int:
     """Free space on the disk of the nearest folder that exists."""
-    while not home.is_dir():
-        home = home.parent
-    return shutil.disk_usage(home).free
+    return shutil.disk_usage(nearest_folder(home)).free
 
 
 def missing(home: Path, wanted: Mapping[str, str], *, check: bool) -> list[str]:

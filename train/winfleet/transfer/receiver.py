@@ -13,7 +13,6 @@ import http.client
 import json
 import os
 import secrets
-import socket
 import tempfile
 import threading
 import time
@@ -40,26 +39,6 @@ class Wanted:
     target: Path  # there whole or not at all
     expected: str  # its digest, 64 hex digits
     limit_bytes: int  # of the archive
-
-
-def wait_for_port(address: str, port: int, seconds: float = 20.0) -> None:
-    """Waits until nobody listens there: an earlier transfer may still tell its result. Raises ReceiverError."""
-    deadline = time.monotonic() + seconds
-    while True:
-        with socket.socket() as probe:
-            if os.name != "nt":
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address, port))
-                probe.listen()
-                return
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise ReceiverError(
-                        f"cannot listen on {address}:{port}: {error.strerror}\n"
-                        "hint: end what uses the port there, or set fleet_address to an address that this host has"
-                    ) from None
-        time.sleep(0.2)
 
 
 def tell(address: str, port: int, text: str, allowed: Collection[str], seconds: float) -> bool:

@@ -21,11 +21,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+from winfleet.core.errors import HostError
 from winfleet.core.files import held, replace, write_atomic
 from winfleet.core.status import plain
+from winfleet.machine.ports import wait_for_port
 from winfleet.transfer.folders import FolderError, verify
 from winfleet.transfer.job import Folder, Job, Result
-from winfleet.transfer.receiver import ReceiverError, Wanted, receive, tell, wait_for_port
+from winfleet.transfer.receiver import ReceiverError, Wanted, receive, tell
 from winfleet.transfer.torrents import (
     PIECE_BYTES,
     TICK_SECONDS,
@@ -65,7 +67,7 @@ def run_job(job: Job) -> Result:
         else:
             swarm.run()
         state, cause = "whole", ""
-    except (SwarmError, ReceiverError, FolderError, OSError) as error:
+    except (SwarmError, ReceiverError, FolderError, HostError, OSError) as error:
         state, cause = "failed", str(error)
     result = Result(
         host=job.host, state=state, cause=cause, seconds=round(time.monotonic() - started, 3), **swarm.counted()
