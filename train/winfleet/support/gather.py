@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.files import nearest_folder, new_temporary
+from ..machine.nvidia_smi import find
 from ..runs.state import read_status, state_of
 from ..transfer.folders import SHORT
 
@@ -96,7 +97,7 @@ def programs(python: str, folder: Path) -> dict[str, list[str]]:
     """File of the bundle -> the command whose output it is."""
     windows = os.name == "nt"
     found = {
-        "nvidia-smi.txt": ["nvidia-smi"],
+        "nvidia-smi.txt": [find()],
         "network.txt": ["ipconfig", "/all"] if windows else ["ip", "address"],
         "routes.txt": ["route", "print"] if windows else ["ip", "route"],
     }
