@@ -41,7 +41,7 @@ def test_a_port_is_had_by_who_listens_on_its_address_or_on_all() -> None:
         assert str(bind_error("127.0.7.1", port)) == "[Errno 98] Address already in use"
         assert (owner_of("127.0.7.2", port), bind_error("127.0.7.2", port)) == ("", None)
     assert bind_error("127.0.7.1", port) is None
-    for family in (socket.AF_INET, socket.AF_INET6):
+    for family in (socket.AF_INET, *([socket.AF_INET6] if socket.has_dualstack_ipv6() else [])):
         with socket.create_server(("", 0), family=family, dualstack_ipv6=family == socket.AF_INET6) as server:
             assert owner_of("127.0.7.1", server.getsockname()[1]).endswith(me)
     assert str(bind_error("192.0.2.99", 1)) == "[Errno 99] Cannot assign requested address"
