@@ -34,7 +34,8 @@ from winfleet.core.plan import (
     check_script,
     choose_backend,
 )
-from winfleet.core.status import STOP_AT, STOPPING, Cause, StatusError, describe_failure, parse, plain
+from winfleet.core.reading import plain
+from winfleet.core.status import STOP_AT, STOPPING, Cause, StatusError, describe_failure, parse
 from winfleet.launcher.board import Board
 from winfleet.machine.detached import start
 from winfleet.machine.hardware import gpu_names

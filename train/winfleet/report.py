@@ -16,7 +16,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from winfleet.core.files import write_atomic
-from winfleet.core.status import Cause, advise_on, duration, name_failure, plain
+from winfleet.core.reading import plain
+from winfleet.core.status import Cause, advise_on, duration, name_failure
 from winfleet.view.records import ReportError, RunData, ends, load
 
 __all__ = ["ReportError", "closing_line", "load", "main", "render"]

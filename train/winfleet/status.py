@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from winfleet.core.plan import Plan, PlanError, newest_run
+from winfleet.core.reading import plain
 from winfleet.core.status import (
     ENDED,
     MAX_BYTES,
@@ -31,7 +32,6 @@ from winfleet.core.status import (
     StatusError,
     fetch,
     parse,
-    plain,
     progress_line,
 )
 from winfleet.view.table import cells, describe_host, table

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..core.causes import advise, explain
 from ..core.errors import HostError
-from ..core.files import temporary_variables
+from ..core.files import read_object, temporary_variables
 from ..transfer.folders import SHORT
 
 MARK = "winfleet.json"  # of an environment: its lock's digest, written once it is whole
@@ -92,10 +92,7 @@ def is_cpu_build(version: str, *, windows: bool) -> bool:
 
 def lock_of(folder: Path) -> str:
     """Digest of the lock that an environment was made from; "" where it is not whole."""
-    try:
-        return str(json.loads((folder / MARK).read_text("utf-8"))["digest"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return ""
+    return str(read_object(folder / MARK).get("digest", ""))
 
 
 def is_whole(folder: Path, given: Mapping[str, Any]) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from winfleet.core.errors import HostError
-from winfleet.core.files import held, send_output_to, write_atomic
+from winfleet.core.files import held, read_object, send_output_to, write_atomic
 from winfleet.core.plan import STATUS_PORT
 from winfleet.core.serving import Handler, Server, serving
 from winfleet.environments.environment import last_words, log_of, make
@@ -60,8 +60,8 @@ def begin(home: Path, given: Mapping[str, Any], start: Callable[[Path], None]) -
 def explain(home: Path, given: Mapping[str, Any]) -> str:
     """Why the environment is not there, with a hint."""
     folder = folder_of(home, given)
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return str(json.loads(_file(folder, "result").read_text("utf-8"))["cause"])
+    if cause := read_object(_file(folder, "result")).get("cause"):
+        return str(cause)
     if folder.name in being_made(home):
         return (
             "its environment is still being made\nhint: run again: it goes on meanwhile, and is followed or found then"

@@ -9,12 +9,12 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
+from winfleet.core.files import as_object
 from winfleet.core.plan import STATUS_PORT
-from winfleet.core.status import plain
+from winfleet.core.reading import Reader
 from winfleet.environments.making import PATH, SEEN
-from winfleet.transfer.receiver import as_object
 
 LOOK_SECONDS: Final = 1.0
 MAX_BYTES: Final = 20_000
@@ -25,9 +25,9 @@ class Making:
     """What a host says of its environment; as it came from another machine, texts are cut."""
 
     state: str = ""  # making, made, failed; "": it has not been heard yet
-    step: str = ""
+    step: Annotated[str, 40] = ""
     seconds: float = 0.0
-    line: str = ""
+    line: Annotated[str, 60] = ""
 
     @property
     def ended(self) -> bool:
@@ -42,13 +42,8 @@ class Making:
 
 def parse(text: str) -> Making:
     """Reads what a host said; what is wrong in it is left out."""
-    values = as_object(text)
-    seconds = values.get("seconds")
-    return Making(
-        state=plain(values["state"], 10) if values.get("state") in ("making", "made", "failed") else "",
-        step=plain(values.get("step", ""), 40).replace("\n", " "), line=plain(values.get("line", ""), 60).replace("\n", " "),
-        seconds=float(seconds) if isinstance(seconds, int | float) else 0.0,
-    )  # fmt: skip
+    said = Making(**Reader().members(Making, as_object(text)))
+    return said if said.state == "making" or said.ended else Making()
 
 
 def ask(address: str, port: int = STATUS_PORT, timeout: float = 5.0) -> Making | None:

@@ -23,7 +23,8 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 
 from winfleet.core.files import write_atomic
 from winfleet.core.plan import Host, Plan
-from winfleet.core.status import MAX_LINES, STOP_AT, STOPPING, Cause, plain
+from winfleet.core.reading import plain
+from winfleet.core.status import MAX_LINES, STOP_AT, STOPPING, Cause
 from winfleet.launcher.board import Board
 from winfleet.launcher.halving import Halving
 from winfleet.launcher.rendezvous import PlanRendezvous, RunEndedError, prepare_windows_agent

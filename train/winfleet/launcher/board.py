@@ -12,12 +12,12 @@ import platform
 import threading
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from winfleet.core.files import write_atomic
+from winfleet.core.files import read_object, write_atomic
 from winfleet.core.plan import Host, Plan
 from winfleet.core.serving import Handler, Server, serving
-from winfleet.core.status import ENDED, Cause, Event, Rank, Status, known_fields, progress_line
+from winfleet.core.status import ENDED, READER, Cause, Event, Rank, Status, progress_line
 from winfleet.launcher.stuck import Lookout
 from winfleet.machine.hardware import Gpu, Gpus, Network, ProcessUse
 
@@ -124,12 +124,10 @@ class Board:
         return tuple(self._read_rank(rank, gpus) for rank in self.status.ranks)
 
     def _read_rank(self, rank: Rank, gpus: list[Gpu]) -> Rank:
-        values: dict[str, Any] = {}
-        with contextlib.suppress(OSError, json.JSONDecodeError):
-            values = json.loads((self.folder / f"rank{rank.rank}.json").read_text("utf-8"))
+        values = read_object(self.folder / f"rank{rank.rank}.json")
         if values.get("generation") != self.status.generation:
             return dataclasses.replace(rank, state="starting")
-        said = dataclasses.replace(rank, **known_fields(Rank, values))
+        said = dataclasses.replace(rank, **READER.members(Rank, values))
         if said.pid is None or said.exit_code is not None:
             return said
         cpu, memory = self._use.look(said.pid)

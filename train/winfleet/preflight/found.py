@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from winfleet.core.status import plain
+from winfleet.core.reading import plain
 
 MAX_TEXT: Final = 120
 MAX_ITEMS: Final = 64

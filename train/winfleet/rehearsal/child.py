@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from winfleet.core.status import plain
-from winfleet.transfer.receiver import as_object
+from winfleet.core.files import as_object
+from winfleet.core.reading import plain
 
 LAST_LINES: Final = 5
 

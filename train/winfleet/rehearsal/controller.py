@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from winfleet.core.files import write_atomic
+from winfleet.core.files import read_object, write_atomic
 from winfleet.core.plan import PROBE_PORT, RANKS_PORT, STATUS_PORT, Host, Plan
+from winfleet.core.reading import Reader
 from winfleet.preflight.problems import Problem, sort_out
 from winfleet.rank.trial import Trial
 from winfleet.rehearsal.checks import (
@@ -72,22 +73,6 @@ class Rehearsed:
     trials: Mapping[str, Trial] = field(default_factory=dict)  # kind of GPU, or CPU -> what one process needs
     reduce: Reduce | None = None
 
-    @classmethod
-    def parse(cls, text: str) -> Rehearsed:
-        """Reads what was kept. Raises ValueError where it is something else."""
-        try:
-            values = json.loads(text)
-            return cls(
-                links=tuple(Link(**link) for link in values["links"]),
-                trials={
-                    kind: Trial(**{**trial, "tensor_bytes": tuple(trial["tensor_bytes"])})
-                    for kind, trial in values["trials"].items()
-                },
-                reduce=None if values["reduce"] is None else Reduce(**values["reduce"]),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(str(error)) from None
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
@@ -122,8 +107,8 @@ class Shelf:
         path = self.folder / f"{key}.json"
         try:
             if time.time() - path.stat().st_mtime < self.hours * 3600:
-                return Rehearsed.parse(path.read_text("utf-8"))
-        except (OSError, ValueError):
+                return Reader(strict=True).read(Rehearsed, read_object(path))
+        except (OSError, ValueError, TypeError):
             pass
         return None
 

@@ -26,8 +26,7 @@ def tell(plan: Plan, home: Path) -> dict[str, Any]:
     found = {}
     for kind, named in (("code", plan.code), ("data", plan.data)):
         if named is not None:
-            value, whole = folder_digest(home / kind / named)
-            found[kind] = {"digest": value, "whole": whole}
+            found[kind] = folder_digest(home / kind / named)
     name, addresses, seconds = resolve_own_name()
     return {
         "python": platform.python_version(), "lock": lock_of_this(home), "packages": versions(), "folders": found,

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from winfleet.core.errors import HostError
-from winfleet.core.files import send_output_to, write_atomic
+from winfleet.core.files import as_object, send_output_to, write_atomic
 from winfleet.core.plan import PROBE_PORT, Host, Plan, PlanError
 from winfleet.core.serving import Handler, Server, serving
 from winfleet.machine.ports import wait_for_port
@@ -37,7 +37,6 @@ from winfleet.rehearsal.facts import tell
 from winfleet.rehearsal.links import LinkError, Listener, Target, bandwidth, reach, round_trip
 from winfleet.runs.environment import prepare_environment
 from winfleet.runs.work import fill_in, prepare_work
-from winfleet.transfer.receiver import as_object
 
 QUIET_SECONDS: Final = 15.0  # without a word from the controller, then this ends
 LIMIT_SECONDS: Final = 900.0  # in any case

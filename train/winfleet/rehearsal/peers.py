@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from winfleet.core.files import as_object
 from winfleet.core.plan import PROBE_PORT, Plan
-from winfleet.core.status import plain
-from winfleet.transfer.receiver import as_object
+from winfleet.core.reading import plain
 
 MOST_BYTES: Final = 1_000_000
 CALL_SECONDS: Final = 5.0

@@ -16,7 +16,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from ..core.files import nearest_folder, new_temporary
+from ..core.files import nearest_folder, new_temporary, read_object
+from ..environments.environment import interpreter
 from ..machine.nvidia_smi import find
 from ..runs.state import read_status, state_of
 from ..transfer.folders import SHORT
@@ -84,12 +85,9 @@ def tail(path: Path, limit: int = TAIL_BYTES) -> bytes:
 
 def python_of(home: Path, folder: Path) -> str:
     """Python of the environment that the run's plan names, else of the newest one; "" where there is none."""
-    try:
-        environment = str(json.loads((folder / "plan.json").read_text("utf-8")).get("environment") or "")[:SHORT]
-    except (OSError, ValueError):
-        environment = ""
+    environment = str(read_object(folder / "plan.json").get("environment") or "")[:SHORT]
     place = home / "env" / environment if environment else newest(home / "env")
-    python = place / "Scripts" / "python.exe" if os.name == "nt" else place / "bin" / "python"
+    python = interpreter(place)
     return str(python) if python.exists() else ""
 
 

@@ -7,10 +7,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+from winfleet.core.files import as_object
 from winfleet.core.plan import SWARM_PORT
-from winfleet.core.status import known_fields, plain
-from winfleet.transfer.receiver import as_object
+from winfleet.core.reading import Paragraph, Reader
 from winfleet.transfer.torrents import SwarmError
 
 
@@ -62,12 +63,12 @@ class Result:
 
     host: str
     state: str  # whole, failed; the controller adds lost and stalled
-    cause: str = ""  # "" or one sentence and a hint
+    cause: Annotated[Paragraph, 1_000] = ""  # "" or one sentence and a hint
     seconds: float = 0.0
     down_bytes: int = 0
     up_bytes: int = 0
     reused_bytes: int = 0  # of the previous folders, and of a broken transfer
-    hash_failures: Mapping[str, int] = field(default_factory=dict)  # address of who sent them -> pieces
+    hash_failures: Mapping[Annotated[str, 60], int] = field(default_factory=dict)  # address of who sent them -> pieces
 
     def to_json(self) -> str:
         """The result as it is written and told."""
@@ -76,12 +77,6 @@ class Result:
     @classmethod
     def parse(cls, text: str, host: str) -> Result:
         """Reads a result that came from that host: types are checked, texts cut, and what is wrong is left out."""
-        values = as_object(text)
-        kept = known_fields(cls, dict(values))
-        failures = values.get("hash_failures")
-        pairs = list(failures.items())[:100] if isinstance(failures, dict) else []
-        counted = {plain(who, 60): number for who, number in pairs if isinstance(number, int)}
-        cause = values.get("cause")
-        kept["cause"] = plain(cause, 1_000) if isinstance(cause, str) else ""
-        kept["state"] = kept.get("state") if kept.get("state") in ("whole", "failed") else "failed"
-        return cls(**{**kept, "host": host, "hash_failures": counted})
+        kept = Reader().members(cls, as_object(text))
+        state = kept.get("state") if kept.get("state") in ("whole", "failed") else "failed"
+        return cls(**{**kept, "host": host, "state": state})

@@ -10,16 +10,15 @@ import contextlib
 import hashlib
 import hmac
 import http.client
-import json
 import os
 import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from winfleet.core.serving import SILENT_SECONDS, Handler, Server, serving
 from winfleet.transfer.folders import FolderError, unpack
@@ -194,12 +193,3 @@ def keep_key(path: Path) -> None:
 def token_for(host: str, key: Path) -> str:
     """What lets this controller send archives to the host; by the key of keep_key(), so that nothing has to remember it."""
     return hmac.new(key.read_bytes(), host.encode(), hashlib.sha256).hexdigest()
-
-
-def as_object(text: str) -> Mapping[str, Any]:
-    """A JSON object from another machine, {} where it is none."""
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}

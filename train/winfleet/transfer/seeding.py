@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from winfleet.core.plan import SWARM_PORT
-from winfleet.core.status import plain
+from winfleet.core.reading import plain
 from winfleet.transfer.job import Result
 from winfleet.transfer.receiver import ask
 from winfleet.transfer.torrents import TICK_SECONDS, SwarmError, open_session, parameters_of, under_name

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from winfleet.core.errors import HostError
 from winfleet.core.files import held, replace, write_atomic
-from winfleet.core.status import plain
+from winfleet.core.reading import plain
 from winfleet.machine.ports import wait_for_port
 from winfleet.transfer.folders import FolderError, verify
 from winfleet.transfer.job import Folder, Job, Result
