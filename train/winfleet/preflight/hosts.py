@@ -174,7 +174,7 @@ def check_ports(name: str, found: Found) -> list[Problem]:
         kept = next(
             (each for each in found.excluded_ports if port.isdecimal() and each[0] <= int(port) <= each[1]), None
         )
-        what = f"port {port} ({PORT_MEANINGS.get(port, 'ours')}) on {found.address} is taken by {owner}"
+        what = f"port {port} ({PORT_MEANINGS.get(port, 'ours')}) on {found.address} is taken by {owner or 'another process'}"
         hint = "end that process, or wait for its end"
         if kept:
             what = f"port {port} is in a range that Windows keeps for others, {kept[0]}-{kept[1]} (excludedportrange)"
@@ -217,9 +217,10 @@ def say_skew(where: str, seconds: float, others: str) -> Problem:
 
 def check_power(name: str, found: Found) -> list[Problem]:
     """A PC that sleeps ends the run."""
-    if not found.sleep_seconds:
+    if not found.power.sleep_seconds:
         return []
-    what = f"it goes to sleep after {found.sleep_seconds / 60:.12g} minutes on mains (power plan {found.power_plan or 'unknown'})"
+    minutes, plan = found.power.sleep_seconds / 60, found.power.name or "unknown"
+    what = f"it goes to sleep after {minutes:.12g} minutes on mains (power plan {plan})"
     return [Problem(where=name, check="power", what=what, hint=f"{SET_UP}, or set sleep to never there")]
 
 
@@ -253,9 +254,9 @@ def check_firewall(name: str, found: Found) -> list[Problem]:
             what=f'the rule "{rule.title}" blocks {_blocked(rule)} and beats every rule that allows',
             hint=f"Disable-NetFirewallRule -Name '{rule.name}'",
         )
-        for rule in found.blocks if _in_the_way(rule, (OUR_PORTS, dynamic))
+        for rule in found.firewall.blocks if _in_the_way(rule, (OUR_PORTS, dynamic))
     ]  # fmt: skip
-    for profile in found.profiles:
+    for profile in found.firewall.profiles:
         if profile.inbound_rules is False:
             what = f"the firewall's {profile.name} profile lets nothing in, whatever rules say (AllowInboundRules is False)"
             hint = f"Set-NetFirewallProfile -Name {profile.name} -AllowInboundRules True, or ask who set the policy"
@@ -323,14 +324,12 @@ def check_driver(name: str, found: Found, torch_backend: str) -> list[Problem]:
         if driver < needed:
             what, hint = f"{where}: driver {gpu.driver} is too old for {build}", f"install a driver from {needed} on"
             problems.append(Problem(where=name, check="driver", what=what, hint=hint))
-        elif (cuda or cuda_of(driver)) >= 13 and gpu.capability and gpu.capability < CUDA_13_CAPABILITY:
-            major, minor = gpu.capability
-            what = f"{where} has compute capability {major}.{minor}, for which builds with CUDA 13 have no code"
+        elif (cuda or cuda_of(driver)) >= 13 and gpu.compute and gpu.compute < CUDA_13_CAPABILITY:
+            what = f"{where} has compute capability {gpu.capability}, for which builds with CUDA 13 have no code"
             hint = "take a build that has: -e uv_env_torch_backend=cu126, or leave the host out"
             problems.append(Problem(where=name, check="driver", what=what, hint=hint))
-        elif (cuda or cuda_of(driver)) < 13 and gpu.capability and gpu.capability > CUDA_12_CAPABILITY:
-            major, minor = gpu.capability
-            what = f"{where} has compute capability {major}.{minor}, for which builds with CUDA 12 have no code from torch 2.12 on"
+        elif (cuda or cuda_of(driver)) < 13 and gpu.compute and gpu.compute > CUDA_12_CAPABILITY:
+            what = f"{where} has compute capability {gpu.capability}, for which builds with CUDA 12 have no code from torch 2.12 on"
             hint = f"install a driver from {FIRST_DRIVER[13]} on, and leave uv_env_torch_backend at auto or cu130"
             problems.append(Problem(where=name, check="driver", what=what, hint=hint, warning=True))
     return problems
