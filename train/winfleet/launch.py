@@ -40,6 +40,7 @@ from winfleet.launcher.board import Board
 from winfleet.machine.detached import start
 from winfleet.machine.hardware import gpu_names
 from winfleet.machine.ports import bind_error, owner_of
+from winfleet.machine.windows import end_children_with_me, keep_awake
 from winfleet.runs.environment import prepare_environment, take_secrets
 from winfleet.runs.work import enter_work, fill_in
 
@@ -192,11 +193,8 @@ def main(words: Sequence[str] | None = None) -> int:
             return detach(found.plan.resolve(), found.machine_rank, found.logon)
         if found.log:
             send_output_to(found.log)
-        if os.name == "nt":
-            from winfleet.machine.windows import end_children_with_me, keep_awake
-
-            end_children_with_me()
-            keep_awake()
+        end_children_with_me()
+        keep_awake()
         if found.plan:
             plan = Plan.load(found.plan)
             host, folder, ports = plan.host(found.machine_rank), found.plan.resolve().parent, Ports()

@@ -64,6 +64,16 @@ def read_object(path: Path) -> dict[str, Any]:
         return {}
 
 
+def end_of(path: Path, most: int) -> str:
+    """The last bytes of a log as text, "" where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - most))
+            return file.read(most).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
 def nearest_folder(path: Path) -> Path:
     """The folder, or the nearest one above it that exists."""
     return next((folder for folder in (path, *path.parents) if folder.is_dir()), path)

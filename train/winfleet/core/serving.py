@@ -1,12 +1,14 @@
-"""What every small HTTP server of ours has in common. Standard library alone, as it is for hosts with nothing installed."""
+"""What every small HTTP server of ours has in common, and how one is asked. Standard library alone, as it is for hosts with nothing installed."""
 
 from __future__ import annotations
 
 import contextlib
+import hmac
+import http.client
 import os
 import socket
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
@@ -58,6 +60,14 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
         self.close_connection = True
 
+    def admits(self, token: str) -> bool:
+        """Whether who asks knows the token; if not, this is the answer."""
+        given = self.headers.get("Authorization", "").encode("utf-8", "replace")
+        if hmac.compare_digest(given, f"Bearer {token}".encode()):
+            return True
+        self.answer(403, "wrong token")
+        return False
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class calls it so)
         """Nothing."""
 
@@ -71,3 +81,18 @@ def serving(server: Server) -> Iterator[None]:
             yield
         finally:
             server.shutdown()
+
+
+def ask(
+    address: str, port: int, path: str, seconds: float, most: int, *, method: str = "GET", body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> tuple[int, bytes]:  # fmt: skip
+    """One request, through no proxy: the answer's status, and its body, of which `most` bytes and one are read at the most.
+
+    Raises OSError where nobody answers within `seconds`, HTTPException where what answers speaks no HTTP.
+    """
+    connection = http.client.HTTPConnection(address, port, timeout=seconds)
+    with contextlib.closing(connection):
+        connection.request(method, path, body, dict(headers or {}))
+        answer = connection.getresponse()
+        return answer.status, answer.read(most + 1)

@@ -10,8 +10,6 @@ import contextlib
 import dataclasses
 import http.client
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Annotated, Final
 from winfleet.core.causes import LAUNCHER, advise, advise_on_rank, name_exit_code
 from winfleet.core.plan import STATUS_PORT
 from winfleet.core.reading import Paragraph, Reader, plain
+from winfleet.core.serving import ask
 
 STATES: Final = ("starting", "running", "finished", "failed", "stopped", "lost")
 ENDED: Final = ("finished", "failed", "stopped", "lost")
@@ -160,21 +159,15 @@ def parse(text: str | bytes) -> Status:
 
 def fetch(address: str, port: int = STATUS_PORT, timeout: float = 2.0) -> Status:
     """Asks a launcher (seconds). Raises OSError where none answers, StatusError where what answers is no status."""
-    request = urllib.request.Request(f"http://{address}:{port}/status.json")
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({})
-    )  # never through a proxy: it is our own network
     try:
-        with opener.open(request, timeout=timeout) as answer:
-            return parse(answer.read(MAX_BYTES + 1))
-    except urllib.error.HTTPError as error:
-        raise StatusError(f"{address}:{port} answered {error.code}: no winfleet launcher") from None
-    except urllib.error.URLError as error:
-        raise OSError(str(error.reason)) from None
-    except (ValueError, OSError, http.client.HTTPException) as error:
-        if isinstance(error, OSError | StatusError):
+        code, body = ask(address, port, "/status.json", timeout, MAX_BYTES)
+    except http.client.HTTPException as error:
+        if isinstance(error, OSError):  # it went away
             raise
         raise StatusError(f"{address}:{port}: {plain(error, 200)}") from None
+    if code != 200:
+        raise StatusError(f"{address}:{port} answered {code}: no winfleet launcher")
+    return parse(body)
 
 
 def overall_state(statuses: Sequence[Status]) -> str:
@@ -221,6 +214,11 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(min(max(0.0, seconds), 1e9)), 60)  # a status may say anything
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def count(number: int, noun: str, form: str = "") -> str:
+    """1 process, 2 processes, 8 GPUs."""
+    return f"{number:{form}} {noun}" if number == 1 else f"{number:{form}} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def name_ranks(ranks: Sequence[int]) -> str:

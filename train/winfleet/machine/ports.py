@@ -13,6 +13,7 @@ from pathlib import Path
 from ..core.errors import HostError
 
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)
+LEAVE_SECONDS = 20.0  # for an earlier program of ours to leave a port
 
 
 def bind_error(address: str, port: int) -> OSError | None:
@@ -28,9 +29,9 @@ def bind_error(address: str, port: int) -> OSError | None:
     return None
 
 
-def wait_for_port(address: str, port: int, seconds: float = 20.0) -> None:
+def wait_for_port(address: str, port: int) -> None:
     """Waits until nobody listens there: an earlier program of ours may still tell its result. Raises HostError."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + LEAVE_SECONDS
     while error := bind_error(address, port):
         if time.monotonic() > deadline:
             raise HostError(

@@ -1,9 +1,10 @@
-"""What Windows alone needs: ranks that end with their launcher, and a launcher that outlives who started it."""
+"""What Windows alone needs: ranks that end with their launcher, and a launcher that outlives who started it. Elsewhere nothing is done."""
 
 from __future__ import annotations
 
 import ctypes
 import json
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ def end_children_with_me() -> None:
 
     This process joins a job object that only it holds: the system closes the handle at its end, and with it the job.
     """
+    if os.name != "nt":
+        return
     windll: Any = ctypes.__dict__["WinDLL"]  # mypy looks at Linux
     kernel32 = windll("kernel32", use_last_error=True)
     kernel32.CreateJobObjectW.restype = kernel32.GetCurrentProcess.restype = ctypes.c_void_p
@@ -59,6 +62,8 @@ def end_children_with_me() -> None:
 
 def keep_awake() -> None:
     """This PC does not go to sleep by itself while the calling thread lives; who closes its lid may still have it sleep."""
+    if os.name != "nt":
+        return
     windll: Any = ctypes.__dict__["WinDLL"]
     set_state = windll("kernel32").SetThreadExecutionState
     set_state.argtypes, set_state.restype = [ctypes.c_uint32], ctypes.c_uint32

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from winfleet.core.files import as_object
+from winfleet.core.files import as_object, end_of
 from winfleet.core.reading import plain
 
 LAST_LINES: Final = 5
@@ -38,7 +38,7 @@ class Child:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith(b"{"):
-                return dict(as_object(line.decode("utf-8", "replace")))
+                return as_object(line)
         self.process.wait()
         raise RehearseError(self.last_words())
 
@@ -54,12 +54,9 @@ class Child:
 
     def last_words(self) -> str:
         """The last lines that it wrote to its log."""
-        with contextlib.suppress(OSError):
-            lines = [
-                line.strip() for line in plain(self.log.read_bytes()[-4_000:].decode("utf-8", "replace")).split("\n")
-            ]
-            if said := [line for line in lines if line][-LAST_LINES:]:
-                return said[-1] if len(said[-1]) > 20 else " / ".join(said)
+        lines = [line.strip() for line in plain(end_of(self.log, 4_000), 4_000).split("\n")]
+        if said := [line for line in lines if line][-LAST_LINES:]:
+            return said[-1] if len(said[-1]) > 20 else " / ".join(said)
         return f"it ended with {self.process.poll()} and said nothing"
 
     def end(self) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hmac
 import itertools
 import json
 import os
@@ -32,6 +31,7 @@ from winfleet.core.files import as_object, send_output_to, write_atomic
 from winfleet.core.plan import PROBE_PORT, Host, Plan, PlanError
 from winfleet.core.serving import Handler, Server, serving
 from winfleet.machine.ports import wait_for_port
+from winfleet.machine.windows import end_children_with_me
 from winfleet.rehearsal.child import Child, RehearseError
 from winfleet.rehearsal.facts import tell
 from winfleet.rehearsal.links import LinkError, Listener, Target, bandwidth, reach, round_trip
@@ -197,7 +197,7 @@ class Rehearsal:
         ended = child.process.poll()
         child.end()
         try:
-            return dict(as_object(result.read_text("utf-8")))
+            return as_object(result.read_text("utf-8"))
         except OSError:
             if ended is None:
                 raise RehearseError(f"no optimizer step within {float(given['seconds']):.0f} s") from None
@@ -264,7 +264,7 @@ class Desk(Handler):
         if not length.isdecimal() or int(length) > MOST_BODY:
             self.answer(413, f"at most {MOST_BODY} bytes")
             return
-        given = as_object(self.rfile.read(int(length)).decode("utf-8", "replace"))
+        given = as_object(self.rfile.read(int(length)))
         if self.path == "/end":
             self.answer(200, "{}")
             self.rehearsal.over.set()
@@ -275,12 +275,9 @@ class Desk(Handler):
             self.answer(404, "no such operation")
 
     def _known(self) -> bool:
-        given = self.headers.get("Authorization", "").encode("utf-8", "replace")
-        if not hmac.compare_digest(given, f"Bearer {self.rehearsal.job.token}".encode()):
-            self.answer(403, "wrong token")
-            return False
-        self.rehearsal.heard = time.monotonic()
-        return True
+        if known := self.admits(self.rehearsal.job.token):
+            self.rehearsal.heard = time.monotonic()
+        return known
 
 
 def is_mine(folder: Path) -> bool:
@@ -316,10 +313,7 @@ def main() -> None:
     send_output_to(folder / "rehearsal.log")
     (folder / "owner").write_text(str(os.getpid()), "utf-8")
     try:
-        if os.name == "nt":
-            from winfleet.machine.windows import end_children_with_me
-
-            end_children_with_me()
+        end_children_with_me()
         rehearsal = Rehearsal(Job.take(path), folder)
     except (RehearseError, PlanError, OSError, StopIteration) as error:
         write_atomic(folder / "ready", str(error))

@@ -219,13 +219,13 @@ def predict(measured: Measured, ranks: int | None = None, ranks_per_host: int | 
     return _forecast(measured, hosts, network, max(0.0, total - network))
 
 
-def predict_averaging(measured: Measured, every: int, ranks: int | None = None) -> Forecast:
+def predict_averaging(measured: Measured, every: int) -> Forecast:
     """The same where parameters are averaged every so many steps (LocalSGD, DiLoCo) and gradients are not sent.
 
     The average waits for the last step's end, nothing hides it; one step bears its share. Parameters are as many bytes
     as gradients. Whether the training still converges as well is not predicted.
     """
-    hosts = lay_out(measured, measured.ranks if ranks is None else ranks)
+    hosts = lay_out(measured, measured.ranks)
     _, total = _all_reduces(measured, hosts, 0.0)
     return _forecast(measured, hosts, total / every, 0.0)
 

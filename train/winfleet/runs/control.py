@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ from typing import Any
 
 from ..core.causes import advise
 from ..core.errors import HostError
-from ..core.files import write_atomic
+from ..core.files import end_of, write_atomic
 from ..machine.detached import start
 from .state import launcher_pid, read_status
 
@@ -83,10 +82,8 @@ def rehearse(home: Path, given: Mapping[str, Any], token: str, password: str) ->
 
 def last_words(log: Path) -> str:
     """The last line of a log file, or that it has none."""
-    with contextlib.suppress(OSError):
-        if lines := log.read_text("utf-8", "replace").strip().splitlines():
-            return lines[-1]
-    return f"nothing was heard of it for {READY_SECONDS:.0f} s"
+    lines = end_of(log, 2_000).strip().splitlines()
+    return lines[-1] if lines else f"nothing was heard of it for {READY_SECONDS:.0f} s"
 
 
 def seen_controllers() -> list[str]:

@@ -71,16 +71,16 @@ def run_files(folder: Path) -> list[Path]:
     return sorted(kept, key=lambda path: (path.suffix == ".jsonl", path.name))[:MOST_FILES]
 
 
-def tail(path: Path, limit: int = TAIL_BYTES) -> bytes:
+def tail(path: Path) -> bytes:
     """The end of a file; why there is none where it cannot be read."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            file.seek(max(0, size - limit))
-            content = file.read(limit)
+            file.seek(max(0, size - TAIL_BYTES))
+            content = file.read(TAIL_BYTES)
     except OSError as error:
         return f"cannot be read: {error.strerror}".encode()
-    return content if size <= limit else b"... the beginning is left out ...\n" + content
+    return content if size <= TAIL_BYTES else b"... the beginning is left out ...\n" + content
 
 
 def python_of(home: Path, folder: Path) -> str:

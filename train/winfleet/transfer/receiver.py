@@ -15,12 +15,13 @@ import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from winfleet.core.serving import SILENT_SECONDS, Handler, Server, serving
+from winfleet.core import serving
+from winfleet.core.serving import SILENT_SECONDS, Handler, Server
 from winfleet.transfer.folders import FolderError, unpack
 
 BLOCK_BYTES: Final = 2**20
@@ -52,22 +53,17 @@ def tell(address: str, port: int, text: str, allowed: Collection[str], seconds: 
             self.answer(200, text)
             told.set()
 
-    with serving(Server(address, port, Teller, allowed)):
+    with serving.serving(Server(address, port, Teller, allowed)):
         return told.wait(seconds)
 
 
 def ask(address: str, port: int, timeout: float = 1.0) -> str | None:
     """The text that `tell` serves there, None where nobody tells anything (yet); seconds."""
-    connection = http.client.HTTPConnection(address, port, timeout=timeout)
     try:
-        connection.request("GET", "/result")
-        answer = connection.getresponse()
-        body = answer.read(MAX_ANSWER + 1)
+        status, body = serving.ask(address, port, "/result", timeout, MAX_ANSWER)
     except (OSError, http.client.HTTPException):
         return None
-    finally:
-        connection.close()
-    return body.decode("utf-8", "replace") if answer.status == 200 and len(body) <= MAX_ANSWER else None
+    return body.decode("utf-8", "replace") if status == 200 and len(body) <= MAX_ANSWER else None
 
 
 class _TakingServer(Server):
@@ -86,9 +82,7 @@ class _Taker(Handler):
     server: _TakingServer
 
     def do_PUT(self) -> None:
-        given = self.headers.get("Authorization", "")
-        if not hmac.compare_digest(given.encode("utf-8", "replace"), f"Bearer {self.server.token}".encode()):
-            self.answer(403, "wrong token")
+        if not self.admits(self.server.token):
             return
         with self.server.lock:
             folder = self.server.missing.get(self.path[1:])
@@ -136,7 +130,7 @@ def receive(
     its limit. Raises ReceiverError where nothing that was good arrived for `patience_seconds`.
     """
     server = _TakingServer(address, port, allowed, token, wanted)
-    with serving(server):
+    with serving.serving(server):
         while server.missing:
             if time.monotonic() - server.last > patience_seconds:
                 raise ReceiverError(
@@ -146,10 +140,8 @@ def receive(
             time.sleep(0.05)
 
 
-def send(
-    address: str, port: int, token: str, expected: str, archive: Path, on_progress: Callable[[int], None] | None = None
-) -> None:
-    """Sends a folder's tar archive to a host that runs `receive`; on_progress is given the bytes sent so far.
+def send(address: str, port: int, token: str, expected: str, archive: Path) -> None:
+    """Sends a folder's tar archive to a host that runs `receive`.
 
     Raises ReceiverError with the host's own words where it refuses, or where it cannot be reached.
     """
@@ -164,8 +156,6 @@ def send(
             while block := file.read(BLOCK_BYTES):  # a host that refuses closes in the middle; its answer says why
                 connection.send(block)
                 sent += len(block)
-                if on_progress is not None:
-                    on_progress(sent)
         connection.sock.settimeout(600.0)  # unpacking and digesting take their time
         answer = connection.getresponse()
         text = answer.read(2_000).decode("utf-8", "replace")
