@@ -1,7 +1,7 @@
 """The launcher: starts a host's ranks from the plan, or, alone on one host, from what it finds there.
 
     python -m winfleet.launch --auto [--processes N] -- train.py --config configs/train_config.yaml
-    python -m winfleet.launch --plan runs/RUN/plan.json --machine-rank 1 [--detach]
+    python -m winfleet.launch --plan runs/RUN/plan.json --machine-rank 1 [--log FILE]
 
 Exit status: 0 finished, 1 failed, 2 nothing was started, 3 stopped.
 """
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Final
 
 from winfleet.core.causes import LAUNCHER, advise
-from winfleet.core.errors import HostError
 from winfleet.core.files import send_output_to
 from winfleet.core.plan import (
     AGENTS_PORT,
@@ -35,9 +34,8 @@ from winfleet.core.plan import (
     choose_backend,
 )
 from winfleet.core.reading import plain
-from winfleet.core.status import STOP_AT, STOPPING, Cause, StatusError, describe_failure, parse
+from winfleet.core.status import STOP_AT, STOPPING, Cause, describe_failure
 from winfleet.launcher.board import Board
-from winfleet.machine.detached import start
 from winfleet.machine.hardware import gpu_names
 from winfleet.machine.ports import bind_error, owner_of
 from winfleet.machine.windows import end_children_with_me, keep_awake
@@ -47,7 +45,6 @@ from winfleet.runs.work import enter_work, fill_in
 log = logging.getLogger("winfleet")
 
 EXIT_CODES: Final = {"finished": 0, "failed": 1, "stopped": 3}
-DETACH_SECONDS: Final = 60.0  # a PC that is busy, or slow to import
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,12 +67,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--plan", type=Path, help="plan.json; its folder is the run's folder")
     parser.add_argument("--machine-rank", type=int, help="with --plan: which of its hosts this one is")
-    parser.add_argument("--detach", action="store_true", help="with --plan: return once the launcher has started")
     parser.add_argument("--log", type=Path, help="with --plan: a file for all output")
-    parser.add_argument(
-        "--logon", choices=("s4u", "interactive", "password"), default="s4u",
-        help="with --detach on Windows: how the launcher's scheduled task signs in; a password comes in WINFLEET_TASK_PASSWORD",
-    )  # fmt: skip
     parser.add_argument(
         "command", nargs=argparse.REMAINDER, help="with --auto: -- script.py args, or -- -m module args"
     )
@@ -162,35 +154,12 @@ def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool)
     return outcome.state
 
 
-def detach(plan_file: Path, machine_rank: int, logon: str) -> int:
-    """Starts the launcher so that it outlives whoever started it; returns an exit status once it lives or has ended."""
-    folder = plan_file.parent
-    log_file, refused = folder / "launcher.log", folder / "refused"
-    refused.unlink(missing_ok=True)
-    begin, before = log_file.stat().st_size if log_file.exists() else 0, time.time()
-    words = ["--plan", str(plan_file), "--machine-rank", str(machine_rank), "--log", str(log_file)]
-    password = os.environ.pop("WINFLEET_TASK_PASSWORD", "")  # nobody may inherit it
-    process = start("launcher", "winfleet.launch", words, folder, logon=logon, password=password)
-    while time.time() - before < DETACH_SECONDS and not refused.exists():
-        with contextlib.suppress(OSError, StatusError):
-            if parse((folder / "status.json").read_text("utf-8")).started >= before:
-                return 0
-        if process is not None and process.poll() is not None:
-            break
-        time.sleep(0.05)
-    said = log_file.read_bytes()[begin:].decode("utf-8", "replace") if log_file.exists() else ""
-    print(said[-2_000:] or f"the launcher said nothing within {DETACH_SECONDS:.0f} s", file=sys.stderr)
-    return 2
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     found = arguments(words)
     logging.basicConfig(format="%(asctime)s [%(levelname)s] %(message)s", datefmt="%H:%M:%S")
     log.setLevel(logging.INFO)
     try:
-        if found.plan and found.detach:
-            return detach(found.plan.resolve(), found.machine_rank, found.logon)
         if found.log:
             send_output_to(found.log)
         end_children_with_me()
@@ -208,10 +177,10 @@ def main(words: Sequence[str] | None = None) -> int:
                 (folder.parent / "work").mkdir()
                 os.chdir(folder.parent / "work")
         return EXIT_CODES[launch(plan, host, folder, ports, console=found.auto)]
-    except (PlanError, HostError) as error:
+    except PlanError as error:
         print(f"error: {error}", file=sys.stderr)
         if found.log:
-            (found.plan.parent / "refused").touch()  # for whoever waits in detach()
+            (found.plan.parent / "refused").touch()  # for whoever waits in control.launch()
         return 2
 
 

@@ -134,7 +134,7 @@ def wait_for_the_teller(address: str) -> None:
 def start(name: str, module: str, job: Path, given: Mapping[str, Any]) -> None:
     """Starts a module of ours with its job's file, detached. Raises HostError."""
     password = str(given.get("secrets", {}).get("task_password", ""))
-    detached.start(name, module, ["--job", str(job)], job.parent, logon=given["logon"], password=password)
+    detached.start(name, module, ["--job", str(job)], job.with_suffix(".log"), logon=given["logon"], password=password)
 
 
 def write_files(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:

@@ -15,17 +15,17 @@ def start(
     name: str,
     module: str,
     words: Sequence[str],
-    folder: Path,
+    log: Path,
     *,
     logon: str,
     password: str,
     python: str = sys.executable,
     package: Path = PACKAGE,
 ) -> subprocess.Popen[bytes] | None:
-    """Starts `python -m module words…`: in a session of its own, working in `folder`; on Windows as the scheduled task `name`.
+    """Starts `python -m module words…`: in a session of its own, in the log's folder; on Windows as the scheduled task `name`.
 
-    Returns the process, None of a task. `logon` and `password` are those of start_task(). Raises OSError, and HostError with
-    what Windows said.
+    `log` gets what it prints before it has a log of its own, on Linux. `logon` and `password` are those of start_task(). Returns
+    the process, None of a task. Raises OSError, and HostError with what Windows said.
     """
     arguments = ["-m", module, *words]
     if os.name == "nt":
@@ -33,7 +33,8 @@ def start(
 
         start_task(name, arguments, package, logon, password, python)
         return None
-    return subprocess.Popen(
-        [python, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True, cwd=folder, env={**os.environ, "PYTHONPATH": str(package)},
-    )  # fmt: skip
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [python, *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, cwd=log.parent,
+            env={**os.environ, "PYTHONPATH": str(package)},
+        )  # fmt: skip
