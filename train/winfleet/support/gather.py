@@ -6,7 +6,6 @@ Nothing is taken out here: support.py does that on the controller, for all hosts
 from __future__ import annotations
 
 import getpass
-import io
 import json
 import os
 import platform
@@ -20,7 +19,7 @@ from ..core.files import nearest_folder, new_temporary, read_object
 from ..environments.environment import interpreter
 from ..machine.nvidia_smi import find
 from ..runs.state import read_status, state_of
-from ..transfer.folders import SHORT
+from ..transfer.folders import SHORT, add
 
 TAIL_BYTES = 200_000  # of each file and of each program's output
 MOST_FILES = 200
@@ -49,13 +48,6 @@ def pack(home: Path, run: str, python: str) -> dict[str, Any]:
         for path in run_files(folder):
             add(tar, f"run/{path.name}", tail(path))
     return {"changed": False, "archive": str(archive), "folder": str(temporary), "run": folder.name}
-
-
-def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Adds a member of this content."""
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))
 
 
 def newest(parent: Path) -> Path:

@@ -6,6 +6,7 @@ Ansible's modules use this file on hosts that have no winfleet yet, so what it i
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import subprocess
@@ -92,6 +93,13 @@ def pack(folder: Path, names: Iterable[PurePosixPath], archive: Path) -> None:
     with tarfile.open(archive, "w", dereference=True) as tar:
         for name in names:
             tar.add(folder / name, arcname=str(name), recursive=False)
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Adds a member of this content."""
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
 
 
 def unpack(archive: Path, target: Path, expected: str) -> None:
