@@ -157,6 +157,16 @@ def parse(text: str | bytes) -> Status:
     return status
 
 
+def read_file(path: Path) -> Status | None:
+    """A status.json that came from elsewhere; None where it is missing, too big or none. Raises OSError where it may not be read."""
+    if not path.is_file() or path.stat().st_size > MAX_BYTES:
+        return None
+    try:
+        return parse(path.read_bytes())
+    except StatusError:
+        return None
+
+
 def fetch(address: str, port: int = STATUS_PORT, timeout: float = 2.0) -> Status:
     """Asks a launcher (seconds). Raises OSError where none answers, StatusError where what answers is no status."""
     try:

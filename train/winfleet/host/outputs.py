@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 import os
-import shutil
 import tarfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..core.files import new_temporary
-from ..core.serving import Handler, Server, serving
 from ..runs.state import read_status, state_of
 from ..transfer.folders import SHORT, add
 
@@ -70,26 +66,3 @@ def pack(home: Path, run: str, *, code: str, data: str, all_outputs: bool, limit
         "outputs_mb": round(size, 1),
         "left": left,
     }
-
-
-def hand_over(archive: Path, address: str, port: int, token: str, seconds: float) -> bool:
-    """Listens on the address until the archive was fetched once, `GET /<token>`; whether it was, within `seconds`.
-
-    For hosts whose connection is slow for files: WinRM reads half a megabyte a PowerShell start.
-    """
-    fetched = threading.Event()
-
-    class Desk(Handler):
-        def do_GET(self) -> None:
-            if not hmac.compare_digest(self.path.encode(), f"/{token}".encode()):
-                self.answer(404, "nothing of that name is here")
-                return
-            self.send_response(200)
-            self.send_header("Content-Length", str(archive.stat().st_size))
-            self.end_headers()
-            with archive.open("rb") as file:
-                shutil.copyfileobj(file, self.wfile)
-            fetched.set()
-
-    with serving(Server(address, port, Desk)):
-        return fetched.wait(seconds)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..core import serving
 from ..core.causes import advise
 from ..core.errors import HostError
 from ..environments import environment
@@ -197,7 +198,7 @@ def hand_over(packed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         return
     archive = Path(packed["archive"])
     try:
-        fetched = outputs.hand_over(archive, given["address"], int(given["port"]), given["token"], FETCH_SECONDS)
+        fetched = serving.hand_over(archive, given["address"], int(given["port"]), f"/{given['token']}", FETCH_SECONDS)
     except OSError as error:
         raise HostError(
             f"port {given['port']} at {given['address']} cannot be had: {error}{advise(str(error))}"

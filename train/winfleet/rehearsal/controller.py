@@ -157,20 +157,13 @@ class Rehearsal:
         skews, problems = self.clocks()
         found, silent = self.ask("facts", {name: {} for name in skews}, FACTS_SECONDS)
         self.facts = {name: facts for name, values in found.items() if (facts := Facts.parse(values)) is not None}
-        problems += [*silent, *self.say_strange(found, self.facts)]
+        strange = RefusedError("an answer of the wrong form")
+        problems += [*silent, *(self.say_silent(name, "facts", strange) for name in found if name not in self.facts)]
         problems += [*check_clocks(skews), *check_versions(self.facts)]
         problems += [*check_locks(self.facts, self.plan), *check_folders(self.facts, self.plan)]
         problems += self.reached() if set(self.facts) == set(self.peers) else []
         self.notes += [*note_builds(self.facts), *note_names(self.facts, self.plan)]
         return problems
-
-    def say_strange(self, found: Mapping[str, Any], understood: Mapping[str, Any]) -> list[Problem]:
-        """Hosts whose answer is no answer."""
-        return [
-            self.say_silent(name, "facts", RefusedError("an answer of the wrong form"))
-            for name in found
-            if name not in understood
-        ]
 
     def clocks(self) -> tuple[dict[str, float], list[Problem]]:
         """Seconds that each host's clock is ahead of this one, by the quickest of some round trips; and who is silent."""

@@ -43,18 +43,7 @@ class Wanted:
 
 def tell(address: str, port: int, text: str, allowed: Collection[str], seconds: float) -> bool:
     """Answers GET /result with the text until one of `allowed` has asked or the seconds are over; says which."""
-    told = threading.Event()
-
-    class Teller(Handler):
-        def do_GET(self) -> None:
-            if self.path != "/result":
-                self.answer(404, "only /result is here")
-                return
-            self.answer(200, text)
-            told.set()
-
-    with serving.serving(Server(address, port, Teller, allowed)):
-        return told.wait(seconds)
+    return serving.hand_over(text.encode("utf-8", "replace"), address, port, "/result", seconds, allowed)
 
 
 def ask(address: str, port: int, timeout: float = 1.0) -> str | None:

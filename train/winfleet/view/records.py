@@ -21,10 +21,9 @@ from winfleet.core.status import (
     Cause,
     Rank,
     Status,
-    StatusError,
     first_failure,
     overall_state,
-    parse,
+    read_file,
 )
 from winfleet.rehearsal.allreduce import PredictionError
 from winfleet.rehearsal.prediction import Prediction
@@ -208,7 +207,8 @@ def _own(folder: Path, host: str, name: str) -> Path | None:
 
 
 def _machine(folder: Path, plan: Plan, host: Host) -> Machine:
-    status = _status(_own(folder, host.name, "status.json"))
+    path = _own(folder, host.name, "status.json")
+    status = read_file(path) if path else None
     ranks = range(host.first_rank, host.first_rank + host.processes)
     lost = Status(
         run=plan.run, host=host.name, machine_rank=host.machine_rank, state="lost", world_size=plan.world_size,
@@ -227,15 +227,6 @@ def _machine(folder: Path, plan: Plan, host: Host) -> Machine:
         rank_logs=found("rank{}.log"),
         rank_stacks=found("rank{}.stack.txt"),
     )
-
-
-def _status(path: Path | None) -> Status | None:
-    if path is None or path.stat().st_size > MAX_BYTES:
-        return None
-    try:
-        return parse(path.read_bytes())
-    except StatusError:
-        return None
 
 
 def _prediction(path: Path) -> tuple[Prediction | None, str]:
@@ -292,9 +283,8 @@ class _Metric:
     compute_seconds: float | None = None
     communication_seconds: float | None = None
     data_seconds: float | None = None
-    logged: Annotated[Mapping[Annotated[str, 80], float], MAX_NAMES] | None = (
-        None  # what the script did, in place of all but step
-    )
+    # what the script logged, in place of all but step
+    logged: Annotated[Mapping[Annotated[str, 80], float], MAX_NAMES] | None = None
 
 
 def _lines(path: Path | None) -> Iterator[dict[str, Any]]:
