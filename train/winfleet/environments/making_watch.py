@@ -42,7 +42,7 @@ class Making:
 
 def parse(text: str | bytes) -> Making:
     """Reads what a host said; what is wrong in it is left out."""
-    said = Making(**Reader().members(Making, as_object(text)))
+    said = Reader().read(Making, as_object(text))
     return said if said.state == "making" or said.ended else Making()
 
 
