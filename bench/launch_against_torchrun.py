@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 import psutil
-from winfleet.machine.hardware import usable_cores
+from winfleet.machine.system import usable_cores
 
 TRAIN: Final = Path(__file__).resolve().parent.parent / "train"
 STEPS: Final = 60

@@ -33,8 +33,8 @@ import psutil
 from namespaces import NetError, made, run
 from winfleet.core.plan import SWARM_PORT
 from winfleet.transfer.folders import SHORT, digest, list_files
+from winfleet.transfer.job import Folder, Job
 from winfleet.transfer.seeding import Share, seed
-from winfleet.transfer.swarm import Folder, Job
 from winfleet.transfer.torrents import make_torrent
 
 FILES: Final = 4

@@ -10,8 +10,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from winfleet.core.plan import Host, Plan
-from winfleet.core.status import ENDED, Status, StatusError, fetch, first_failure, overall_state, progress_line
-from winfleet.launcher.board import count
+from winfleet.core.status import ENDED, Status, StatusError, count, fetch, first_failure, overall_state, progress_line
 from winfleet.view.verdict import Blame
 
 display = Display()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from winfleet.preflight.found import number
+from winfleet.preflight.found import read
 from winfleet.preflight.judge import say_late
 
 
@@ -44,7 +44,7 @@ class ActionModule(ActionBase):
         if not isinstance(host, dict):
             return {**result, "changed": False, "silent": str(told.get("msg", "it told nothing"))}
         half = (answered - asked) / 2
-        clock = number(host.pop("clock", None))
+        clock = read(host).clock
         host["skew_seconds"] = None if clock is None else clock - (asked + half)
         host["skew_error_seconds"] = half
         return {**result, "changed": False, "host": host}

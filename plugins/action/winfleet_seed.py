@@ -12,9 +12,9 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from winfleet.core.plan import SWARM_PORT
 from winfleet.transfer.folders import SHORT, list_files, pack
+from winfleet.transfer.job import Result
 from winfleet.transfer.receiver import ReceiverError, send, token_for
 from winfleet.transfer.seeding import Progress, Share, seed
-from winfleet.transfer.swarm import Result
 from winfleet.transfer.torrents import SwarmError
 
 display = Display()
