@@ -37,6 +37,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 from launch_against_torchrun import machine
 from winfleet.controller import clusters
+from winfleet.controller.scripts import whole
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "molecule" / "lab"))
@@ -243,7 +244,8 @@ def read_answers() -> dict[str, Any]:
     """The recorded answers by the digest of the roles' scripts as they are now."""
     recorded = json.loads(ANSWERS.read_text("utf-8"))
     scripts = {path.name: path for path in ROOT.glob("roles/*/files/*.ps1")}
-    return {digest(scripts[name].read_text("utf-8")): answer for name, answer in recorded.items()}
+    modules = ROOT / "plugins" / "module_utils"
+    return {digest(whole(scripts[name], modules)): answer for name, answer in recorded.items()}
 
 
 def make_certificate(address: str, key: rsa.RSAPrivateKey) -> x509.Certificate:

@@ -1,5 +1,6 @@
 #!powershell
 #Requires -Module Ansible.ModuleUtils.Legacy
+#AnsibleRequires -PowerShell Ansible.ModuleUtils.Winfleet
 
 # What a task asks of a Windows host; plugins/modules/winfleet_host.py documents it and is the same for Linux. `look`
 # needs no Python there, and `agent` brings one. All else is train/winfleet/host/remote.py, run by the agent's Python.
@@ -95,9 +96,9 @@ function Invoke-NvidiaSmi {
     # Rows of its answer, each a list of cells; nothing without a driver, or where it does not know a field.
     param([string]$Line, [int]$Cells)
 
-    $tool = Get-Command -Name nvidia-smi.exe -CommandType Application -ErrorAction SilentlyContinue | Select-Object -First 1
+    $tool = Find-NvidiaSmi
     if (-not $tool) { return }
-    $done = Invoke-Program -Program $tool.Source -Line "$Line --format=csv,noheader,nounits" -Folder $env:SystemRoot
+    $done = Invoke-Program -Program $tool -Line "$Line --format=csv,noheader,nounits" -Folder $env:SystemRoot
     if ($done.code) { return }
     foreach ($row in $done.out -split "`n") {
         $found = @($row -split ', ' | ForEach-Object { $_.Trim() })
