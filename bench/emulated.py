@@ -28,6 +28,7 @@ from typing import Any, Final
 import torch
 import torch.distributed as dist
 from far_switch import MTU, hardware_address, open_tap, switching
+from frame import BenchError
 from namespaces import Net, apart, join, run, switch_on
 from torch import Tensor, nn
 from winfleet.core.plan import PROBE_PORT, RANKS_PORT
@@ -43,10 +44,6 @@ UNMEASURED_STEPS: Final = 2  # DDP arranges its buckets anew after the first
 FORWARD_SHARE: Final = 1 / 3
 BURST: Final = 65_536  # bytes of the token bucket
 OWN_QUEUE, SWITCH_QUEUE = 4 * 2**20, 2**18  # bytes that may wait: a sender's own card makes it wait, a switch drops
-
-
-class BenchError(RuntimeError):
-    """Ranks that failed, or a machine that lacks what this needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

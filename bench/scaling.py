@@ -12,9 +12,7 @@ import argparse
 import dataclasses
 import json
 import os
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,9 +22,8 @@ from pathlib import Path
 from typing import Final
 
 import emulated
-from emulated import BenchError, Case, address, measure_link, network, on_all_ranks, train
-from launch_against_torchrun import machine
-from namespaces import NetError
+from emulated import Case, address, measure_link, network, on_all_ranks, train
+from frame import BenchError, goal, measure, need_root, print_machine, programs
 from winfleet.core.plan import RANKS_PORT, Plan, lay_out_hosts
 from winfleet.rehearsal.allreduce import ddp_buckets
 from winfleet.rehearsal.prediction import HostSpeed, Measured, predict
@@ -153,27 +150,20 @@ def under_launcher(case: Case, launcher: str) -> float:
             for host in range(case.hosts)
         )
         plan = Plan(run="scaling", command=tuple(words), hosts=hosts)
-        started = []
-        with (folder / "log.txt").open("wb") as log:
-            for host, name in enumerate(names):
-                runs = folder / f"home{host}" / "runs" / plan.run
-                runs.mkdir(parents=True)
-                (runs / "plan.json").write_text(plan.to_json(), "utf-8")
-                start = {
-                    "winfleet": ["winfleet.launch", "--plan", str(runs / "plan.json"), "--machine-rank", str(host)],
-                    "torchrun": ["torch.distributed.run", "--nnodes", str(case.hosts), "--node-rank", str(host),
-                                 "--nproc-per-node", str(case.ranks_per_host), "--master-addr", address(0),
-                                 "--master-port", str(RANKS_PORT), *words],
-                }[launcher]  # fmt: skip
-                inside = ["ip", "netns", "exec", name, sys.executable, "-m", *start]
-                started.append(
-                    subprocess.Popen(inside, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
-                )
-            try:
-                codes = [process.wait() for process in started]
-            finally:
-                for process in started:
-                    process.terminate()
+        commands = []
+        for host, name in enumerate(names):
+            runs = folder / f"home{host}" / "runs" / plan.run
+            runs.mkdir(parents=True)
+            (runs / "plan.json").write_text(plan.to_json(), "utf-8")
+            start = {
+                "winfleet": ["winfleet.launch", "--plan", str(runs / "plan.json"), "--machine-rank", str(host)],
+                "torchrun": ["torch.distributed.run", "--nnodes", str(case.hosts), "--node-rank", str(host),
+                             "--nproc-per-node", str(case.ranks_per_host), "--master-addr", address(0),
+                             "--master-port", str(RANKS_PORT), *words],
+            }[launcher]  # fmt: skip
+            commands.append(["ip", "netns", "exec", name, sys.executable, "-m", *start])
+        with programs(commands, folder / "log.txt", env=environment) as started:
+            codes = [process.wait() for process in started]
         if any(codes):
             raise BenchError(
                 f"{launcher} exited with {codes}\n{(folder / 'log.txt').read_text('utf-8', 'replace')[-2000:]}"
@@ -228,26 +218,23 @@ def parse_case(words: Sequence[str]) -> Case:
         raise BenchError(f"no case: {error}\nhint: members of Case in bench/emulated.py, for example hosts=2") from None
 
 
+def compare_all(words: Sequence[str] | None) -> None:
+    """Prints the table of one case, or of the grid and what does not matter. Raises BenchError, NetError."""
+    rows = tabulate([parse_case(words)] if words else CASES)
+    worst, naive = max(abs(row.error) for row in rows), max(abs(row.naive / row.measured - 1) for row in rows)
+    print(f"\nlargest error {worst:.1%}, {goal(worst, GOAL, form='.0%')}; without overlap {naive:.0%}", flush=True)
+    if not words:
+        peers()
+
+
 def main() -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Compares the predicted speed with that of emulated GPUs.")
     parser.add_argument("--case", nargs="+", help="one case in place of the grid, as NAME=VALUE …")
     found = parser.parse_args()
-    if os.geteuid() != 0:
-        parser.error("needs root, for network namespaces")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that namespaces and ranks go with it
-    print(f"{machine()}\nload {os.getloadavg()[0]:.2f} at {time.strftime('%Y-%m-%d %H:%M')}\n", flush=True)
-    try:
-        rows = tabulate([parse_case(found.case)] if found.case else CASES)
-        worst, naive = max(abs(row.error) for row in rows), max(abs(row.naive / row.measured - 1) for row in rows)
-        verdict = "met" if worst <= GOAL else "missed"
-        print(f"\nlargest error {worst:.1%}, goal ≤ {GOAL:.0%}: {verdict}; without overlap {naive:.0%}", flush=True)
-        if not found.case:
-            peers()
-    except (BenchError, NetError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    need_root(parser)
+    print_machine(note="\n")
+    return measure(lambda: compare_all(found.case))
 
 
 if __name__ == "__main__":
