@@ -271,21 +271,6 @@ def train(case: Case, unmeasured: int = UNMEASURED_STEPS) -> list[float]:
     return took[unmeasured:]
 
 
-def time_all_reduce(size_bytes: int, rounds: int) -> float:
-    """Seconds of an all-reduce of so many bytes by all ranks, as emulated: the median after one that is not counted."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=TIMEOUT)
-    tensor = torch.zeros(size_bytes // 4)
-    took = []
-    for _ in range(rounds + 1):
-        dist.barrier()
-        begin = time.monotonic()
-        dist.all_reduce(tensor)
-        took.append(time.monotonic() - begin)
-    dist.destroy_process_group()
-    return sorted(took[1:])[rounds // 2]
-
-
 def as_rank(rank: int, case: Case, function: Callable[..., Any], *arguments: Any) -> Any:
     """The function as that rank of the case, with gloo on its host's address, as winfleet's runner does it."""
     own = address(rank // case.ranks_per_host)

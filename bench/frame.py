@@ -61,6 +61,12 @@ def goal(value: float, limit: float, *, sign: str = "≤", form: str = "g") -> s
     return f"goal {sign} {limit:{form}}: {'met' if met else 'missed'}"
 
 
+def children_seconds() -> float:
+    """CPU seconds of child processes that have ended, and of theirs."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def tool(name: str) -> str:
     """A program that is installed beside this Python."""
     return str(Path(sys.executable).with_name(name))
@@ -100,7 +106,7 @@ class Program:
         """Whether it has ended."""
         return self.process.poll() is not None
 
-    def wait(self, seconds: float) -> int:
+    def wait(self, seconds: float | None = None) -> int:
         """Its exit status, once it has printed all; after so many seconds it is asked to end."""
         self._thread.join(seconds)
         if self._thread.is_alive():

@@ -23,7 +23,7 @@ from typing import Final
 
 import emulated
 from emulated import Case, address, measure_link, network, on_all_ranks, train
-from frame import BenchError, goal, measure, need_root, print_machine, programs
+from frame import BenchError, children_seconds, goal, measure, need_root, print_machine, programs
 from winfleet.core.plan import RANKS_PORT, Plan, lay_out_hosts
 from winfleet.rehearsal.allreduce import ddp_buckets
 from winfleet.rehearsal.prediction import HostSpeed, Measured, predict
@@ -128,12 +128,6 @@ def compare(case: Case) -> Row:
 def median_step(steps: Sequence[Sequence[float]]) -> float:
     """Of all ranks the median of their steps' medians; they step together."""
     return statistics.median(statistics.median(of_rank) for of_rank in steps)
-
-
-def children_seconds() -> float:
-    """CPU seconds of processes that have ended."""
-    times = os.times()
-    return times.children_user + times.children_system
 
 
 def under_launcher(case: Case, launcher: str) -> float:

@@ -34,7 +34,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
-from frame import ROOT, BenchError, goal, hosts_of, measure, print_machine, tool
+from frame import ROOT, BenchError, Program, children_seconds, goal, hosts_of, measure, print_machine, tool
 from winfleet.controller import clusters
 from winfleet.controller.scripts import whole
 
@@ -83,7 +83,7 @@ class Run:
 def play(playbook: str, *arguments: str) -> Run:
     """Runs a playbook as a user does. Raises BenchError with what Ansible said."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        notes, output = Path(name, "notes.jsonl"), Path(name, "output.txt")
+        notes = Path(name, "notes.jsonl")
         notes.touch()
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")},
@@ -93,19 +93,14 @@ def play(playbook: str, *arguments: str) -> Run:
         }
         command = [tool("ansible-playbook"), playbook, *arguments]
         command += ["-e", f"winrm_setup_facts={name}/facts"]
-        with output.open("wb") as stream:
-            start = time.perf_counter()
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT
-            )
-            _, status, used = os.wait4(process.pid, 0)
-            seconds = time.perf_counter() - start
-            process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            tail = output.read_text("utf-8", "replace")[-2_000:]
-            raise BenchError(f"{' '.join(command)} exited with {process.returncode}\n{tail}")
+        cpu = children_seconds()
+        with Program(command, cwd=ROOT, env=environment, stderr=subprocess.STDOUT) as program:
+            code = program.wait()
+            seconds = time.perf_counter() - program.begin
+        if code:
+            raise BenchError(f"{' '.join(command)} exited with {code}\n{program.said()[-2_000:]}")
         lines = [json.loads(line) for line in notes.read_text("utf-8").splitlines()]
-    return Run(seconds=seconds, cpu=used.ru_utime + used.ru_stime, notes=lines)
+    return Run(seconds=seconds, cpu=children_seconds() - cpu, notes=lines)
 
 
 # ---- PCs of the lab ----
