@@ -24,6 +24,7 @@ from typing import Final
 import emulated
 from emulated import Case, address, measure_link, network, on_all_ranks, train
 from frame import BenchError, children_seconds, goal, measure, need_root, print_machine, programs
+from namespaces import Net
 from winfleet.core.plan import RANKS_PORT, Plan, lay_out_hosts
 from winfleet.rehearsal.allreduce import ddp_buckets
 from winfleet.rehearsal.prediction import HostSpeed, Measured, predict
@@ -74,14 +75,14 @@ class Row:
         return self.predicted / self.measured - 1
 
 
-def look(case: Case, names: Sequence[str]) -> Measured:
+def look(case: Case, nets: Sequence[Net]) -> Measured:
     """What a prediction may know, as emulated: the link, and for each kind of host a micro-batch of one rank alone."""
-    link = measure_link(names) if case.hosts > 1 else None
+    link = measure_link(nets) if case.hosts > 1 else None
     hosts: list[HostSpeed] = []
     for host in range(case.hosts):
         kind = "slow" if case.slowest != 1 and host == case.hosts - 1 else "fast"
         known = next((other for other in hosts if other.kind == kind), None)
-        seconds = known.micro_batch_seconds if known else alone(case, names[host], kind == "slow")
+        seconds = known.micro_batch_seconds if known else alone(case, nets[host], kind == "slow")
         hosts.append(HostSpeed(
             name=f"host{host}", kind=kind, ranks=case.ranks_per_host, micro_batch_seconds=seconds,
             data_seconds=case.data_seconds * case.factor,
@@ -93,12 +94,12 @@ def look(case: Case, names: Sequence[str]) -> Measured:
     )  # fmt: skip
 
 
-def alone(case: Case, name: str, slow: bool) -> float:
+def alone(case: Case, net: Net, slow: bool) -> float:
     """Seconds of a micro-batch of one rank that trains alone, without DistributedDataParallel."""
     seconds = case.micro_batch_seconds * (case.slowest if slow else 1.0)
     single = Case(hosts=1, gbit=case.gbit, gradient_mib=case.gradient_mib, micro_batch_seconds=seconds, steps=1,
                   layers=case.layers, factor=case.factor)  # fmt: skip
-    (took,) = on_all_ranks(single, [name], train, single, 0)
+    (took,) = on_all_ranks(single, [net], train, single, 0)
     return float(took[0])
 
 
@@ -112,11 +113,11 @@ def naive_seconds(measured: Measured) -> float:
 
 
 def compare(case: Case) -> Row:
-    """Measures, predicts, and trains. Raises BenchError."""
-    with network(case) as names:
-        known = look(case, names)
+    """Measures, predicts, and trains. Raises NetError."""
+    with network(case) as nets:
+        known = look(case, nets)
         begin, busy = time.monotonic(), children_seconds()
-        steps = on_all_ranks(case, names, train, case)
+        steps = on_all_ranks(case, nets, train, case)
         cores = (children_seconds() - busy) / (time.monotonic() - begin)
     forecast = predict(known)
     return Row(
@@ -132,7 +133,7 @@ def median_step(steps: Sequence[Sequence[float]]) -> float:
 
 def under_launcher(case: Case, launcher: str) -> float:
     """The same ranks, started by winfleet.launch or torchrun in each namespace: seconds of a step. Raises BenchError."""
-    with network(case) as names, tempfile.TemporaryDirectory(prefix="bench-scaling-") as temporary:
+    with network(case) as nets, tempfile.TemporaryDirectory(prefix="bench-scaling-") as temporary:
         folder = Path(temporary)
         (folder / "case.json").write_text(json.dumps(dataclasses.asdict(case)), "utf-8")
         words = [emulated.__file__, str(folder / "case.json"), temporary]
@@ -145,7 +146,7 @@ def under_launcher(case: Case, launcher: str) -> float:
         )
         plan = Plan(run="scaling", command=tuple(words), hosts=hosts)
         commands = []
-        for host, name in enumerate(names):
+        for host, net in enumerate(nets):
             runs = folder / f"home{host}" / "runs" / plan.run
             runs.mkdir(parents=True)
             (runs / "plan.json").write_text(plan.to_json(), "utf-8")
@@ -155,7 +156,7 @@ def under_launcher(case: Case, launcher: str) -> float:
                              "--nproc-per-node", str(case.ranks_per_host), "--master-addr", address(0),
                              "--master-port", str(RANKS_PORT), *words],
             }[launcher]  # fmt: skip
-            commands.append(["ip", "netns", "exec", name, sys.executable, "-m", *start])
+            commands.append(net.command(sys.executable, "-m", *start))
         with programs(commands, folder / "log.txt", env=environment) as started:
             codes = [process.wait() for process in started]
         if any(codes):

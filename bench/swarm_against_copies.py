@@ -13,8 +13,6 @@ import argparse
 import contextlib
 import dataclasses
 import hashlib
-import http.server
-import json
 import os
 import shutil
 import subprocess
@@ -22,15 +20,14 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 import psutil
 from frame import BenchError, goal, measure, need_root, programs, tool
-from namespaces import Net, made, run
+from namespaces import Net, in_namespaces, made, run
 from winfleet.core.plan import SWARM_PORT
 from winfleet.transfer.folders import SHORT, digest, list_files
 from winfleet.transfer.seeding import Share, seed
@@ -52,16 +49,6 @@ class Figure:
     seconds: float
     idle: float  # share of all cores, 0 to 1
     sent: float = 0.0  # copies of the content that left the controller's link
-
-
-def address(number: int) -> str:
-    """Of a host, from 1 on; 0 is the controller."""
-    return f"{NETWORK}.{number + 1}"
-
-
-def myself(role: str, *words: str) -> list[str]:
-    """This script in another part: what runs inside a namespace."""
-    return [sys.executable, __file__, "--as", role, *words]
 
 
 def wait_for_listeners(nets: Sequence[Net], port: int) -> None:
@@ -97,25 +84,16 @@ def measured(controller: Net, size: int) -> Iterator[list[Figure]]:
     )
 
 
-def check(command: Sequence[str], folder: Path) -> str:
-    """Runs a command to its end, and gives what it printed. Raises BenchError with its last words."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        log = (folder / LOG).read_text("utf-8", "replace")
-        raise BenchError(f"{command[-1]} failed\n{done.stdout[-2_000:]}{done.stderr[-2_000:]}{log[-2_000:]}")
-    return done.stdout
-
-
 def by_swarm(source: Path, folder: Path, nets: Sequence[Net]) -> Figure:
     """Time from the controller's start until the last host has told that all is there and verified."""
     files = list_files(source, honour_git=False)
     content = digest(source, files)
     (folder / TORRENT).write_bytes(make_torrent(source, files, content[:SHORT]))
-    hosts = {f"host{number}": address(number) for number in range(1, len(nets))}
+    hosts = {f"host{number}": net.address for number, net in enumerate(nets[1:], 1)}
     for host, own in hosts.items():
         (folder / host).mkdir()
         job = Job(
-            host=host, address=own, result=str(folder / host / "result.json"), controllers=(address(0),),
+            host=host, address=own, result=str(folder / host / "result.json"), controllers=(nets[0].address,),
             peers={name: other for name, other in hosts.items() if name != host},
             folders=(Folder(kind="data", target=str(folder / host / content[:SHORT]), expected=content,
                             torrent=str(folder / TORRENT)),),
@@ -125,65 +103,46 @@ def by_swarm(source: Path, folder: Path, nets: Sequence[Net]) -> Figure:
         net.command(sys.executable, "-m", "winfleet.transfer.swarm", "--job", str(folder / host / "job.json"))
         for net, host in zip(nets[1:], hosts, strict=True)
     ]
-    (folder / "seed.json").write_text(json.dumps({"source": str(source), "root": content[:SHORT], "hosts": hosts}))
+    share = Share(source=source, torrent=(folder / TORRENT).read_bytes(), root=content[:SHORT])
     with programs(jobs, folder / LOG):
         wait_for_listeners(nets[1:], SWARM_PORT)
         with measured(nets[0], _size(source)) as found:
-            said = check(nets[0].command(*myself("seed", str(folder))), folder)
-    return dataclasses.replace(found[0], seconds=float(said.splitlines()[-1]))  # without Python's own start
+            (seconds,) = in_namespaces(nets[:1], give, [(share, hosts)])
+    return dataclasses.replace(found[0], seconds=seconds)
 
 
-def as_seed(folder: Path) -> int:
-    """The controller's part of the swarm, in its namespace; the exit status."""
-    given = json.loads((folder / "seed.json").read_text("utf-8"))
-    torrent = (folder / TORRENT).read_bytes()
-    share = Share(source=Path(given["source"]), torrent=torrent, root=given["root"])
+def give(share: Share, hosts: Mapping[str, str]) -> float:
+    """The controller's part of the swarm, in its namespace; its seconds. Raises BenchError where a host went without."""
     start = time.perf_counter()
-    results = seed([share], given["hosts"])
+    results = seed([share], hosts)
     seconds = time.perf_counter() - start
-    for result in results.values():
-        print(result)
-    print(seconds)
-    return 0 if all(result.state == "whole" for result in results.values()) else 1
+    if any(result.state != "whole" for result in results.values()):
+        raise BenchError("\n".join(map(str, results.values())))
+    return seconds
 
 
 def by_star(source: Path, folder: Path, nets: Sequence[Net]) -> Figure:
     """Time until the last host has fetched all files from the controller's HTTP server, and digested them."""
     files = [str(name) for name in list_files(source, honour_git=False)]
-    with programs([nets[0].command(*myself("server", str(source)))], folder / LOG):
+    server = nets[0].command(
+        sys.executable, "-m", "http.server", "8000", "--bind", nets[0].address, "--directory", source
+    )
+    with programs([server], folder / LOG):
         wait_for_listeners(nets[:1], 8000)
-        start = folder / "start"
-        clients = [
-            net.command(*myself("client", str(start), str(folder / f"star{number}"), *files))
-            for number, net in enumerate(nets[1:])
-        ]
-        with programs(clients, folder / LOG) as started:
-            time.sleep(len(nets) * 0.3 + 1)  # Python's own start is no part of it
-            with measured(nets[0], _size(source)) as found:
-                start.touch()
-                if any(process.wait() for process in started):
-                    raise BenchError("a host could not fetch\n" + (folder / LOG).read_text("utf-8")[-2_000:])
+        hosts = nets[1:]
+        with measured(nets[0], _size(source)) as found:
+            in_namespaces(hosts, take, [(nets[0].address, folder / host.name, files) for host in hosts])
     return found[0]
 
 
-def as_server(source: Path) -> int:
-    """The star's HTTP server."""
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(source))
-    http.server.ThreadingHTTPServer((address(0), 8000), handler).serve_forever()
-    return 0
-
-
-def as_client(start: Path, target: Path, names: Sequence[str]) -> int:
+def take(address: str, target: Path, names: Sequence[str]) -> None:
     """One host of the star."""
     target.mkdir()
-    while not start.exists():
-        time.sleep(0.02)
     for name in names:
-        with urllib.request.urlopen(f"http://{address(0)}:8000/{name}") as answer, (target / name).open("wb") as file:
+        with urllib.request.urlopen(f"http://{address}:8000/{name}") as answer, (target / name).open("wb") as file:
             shutil.copyfileobj(answer, file, 2**20)
         with (target / name).open("rb") as file:
             hashlib.file_digest(file, "sha256")
-    return 0
 
 
 def by_copy(source: Path, folder: Path, nets: Sequence[Net]) -> Figure:
@@ -199,8 +158,7 @@ def by_copy(source: Path, folder: Path, nets: Sequence[Net]) -> Figure:
     if sshd is None:
         raise BenchError("no sshd\nhint: apt-get install openssh-server, or leave out --ways copy")
     Path("/run/sshd").mkdir(exist_ok=True)
-    numbers = range(1, len(nets))
-    (folder / "known_hosts").write_text("".join(f"{address(number)} {public}" for number in numbers))
+    (folder / "known_hosts").write_text("".join(f"{net.address} {public}" for net in nets[1:]))
     (folder / "sshd_config").write_text(
         f"HostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\nPidFile none\nStrictModes no\nUsePAM no\n"
         "PermitRootLogin prohibit-password\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n"
@@ -208,7 +166,7 @@ def by_copy(source: Path, folder: Path, nets: Sequence[Net]) -> Figure:
     # connections that Ansible keeps open for a minute lead into the last network; hence a place of their own
     keep = ["env", f"ANSIBLE_SSH_CONTROL_PATH_DIR={folder}/ssh"]
     options = f"-o UserKnownHostsFile={folder}/known_hosts -o IdentityFile={folder}/user -o IdentitiesOnly=yes"
-    lines = [f"host{number} ansible_host={address(number)} target={folder}/copy{number}" for number in numbers]
+    lines = [f"{net.name} ansible_host={net.address} target={folder}/{net.name}" for net in nets[1:]]
     (folder / "hosts.ini").write_text(
         "[all:vars]\nansible_user=root\n"
         f"ansible_python_interpreter={sys.executable}\nansible_ssh_common_args={options}\n[workers]\n"
@@ -221,7 +179,10 @@ def by_copy(source: Path, folder: Path, nets: Sequence[Net]) -> Figure:
         words = ["-i", str(folder / "hosts.ini"), "workers", "-f", str(len(nets)), "-m", "ansible.builtin.copy"]
         copy = [tool("ansible"), *words, "-a", f"src={whole} dest={{{{ target }}}} mode=0644"]
         with measured(nets[0], _size(source)) as found:
-            check(nets[0].command(*keep, *copy), folder)
+            done = subprocess.run(nets[0].command(*keep, *copy), capture_output=True, text=True, check=False)
+        if done.returncode:
+            log = (folder / LOG).read_text("utf-8", "replace")
+            raise BenchError(f"{copy[-1]} failed\n{done.stdout[-2_000:]}{done.stderr[-2_000:]}{log[-2_000:]}")
     return found[0]
 
 
@@ -265,15 +226,7 @@ def main() -> int:
     parser.add_argument("--mbit", type=int, default=100, help="of every link, both ways, in Mbit/s (default: 100)")
     parser.add_argument("--hosts", type=int, nargs="+", default=[2, 4, 8, 16], help="how many (default: 2 4 8 16)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="default: all")
-    parser.add_argument("--as", dest="role", help=argparse.SUPPRESS)
-    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     found = parser.parse_args()
-    if found.role == "seed":
-        return as_seed(Path(found.words[0]))
-    if found.role == "server":
-        return as_server(Path(found.words[0]))
-    if found.role == "client":
-        return as_client(Path(found.words[0]), Path(found.words[1]), found.words[2:])
     need_root(parser)
     return measure(lambda: compare(found.mb, found.mbit, found.hosts, found.ways))
 
