@@ -32,5 +32,6 @@ class ActionModule(Action):
         errors = [str(error["exception"]["message"]) for error in done.get("error") or []]
         if errors or "error" not in done:
             why = "; ".join(errors) or done.get("msg", "")
+            done.pop("exception", None)  # Ansible would put it before our words
             done |= {"failed": True, "msg": f"{self.given.get('failure', path)}: {why}"}
         return done
