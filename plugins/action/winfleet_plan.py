@@ -41,8 +41,8 @@ class ActionModule(Action):
             run=str(given["run"]), command=tuple(split_command(str(given["command"]))), hosts=hosts,
             code=digests.get("code"), data=digests.get("data"), environment=str(given["environment"]) or None,
             config=config.read_text("utf-8") if config else None, backend=choose_backend(hosts),
-            mixed_precision=str(given["mixed_precision"]), max_restarts=int(given["max_restarts"]), start_timeout_seconds=int(given["start_timeout_seconds"]),
-            stuck_seconds=int(given["stuck_seconds"]),
+            mixed_precision=str(given["mixed_precision"]), max_restarts=int(given["max_restarts"]),
+            start_timeout_seconds=int(given["start_timeout_seconds"]), stuck_seconds=int(given["stuck_seconds"]),
             variables={name: own for name in names if (own := self._environment(name))},
         )  # fmt: skip
 
