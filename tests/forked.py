@@ -1,0 +1,97 @@
+"""Processes that do not spend seconds on importing torch and Accelerate: forked from one that has them (scripts/forked.py)."""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from conftest import ENVIRONMENT, SCRIPTS, patience
+from servers import free_port
+
+
+@functools.cache
+def parent() -> "subprocess.Popen[str]":
+    """The process that is forked; it ends with this one, whose end closes its standard input."""
+    command = [sys.executable, str(SCRIPTS / "forked.py")]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def ask(**asked: Any) -> Any:
+    """Its answer."""
+    process = parent()
+    assert process.stdin
+    assert process.stdout
+    print(json.dumps(asked), file=process.stdin, flush=True)
+    return json.loads(process.stdout.readline())
+
+
+class Forked:
+    """`python words…` in a folder, with what it prints in files."""
+
+    def __init__(self, folder: Path, *words: str | Path, output: Path, environment: dict[str, str]) -> None:
+        self.output = output
+        self.returncode: int | None = None
+        self.pid: int = ask(
+            folder=str(folder), environment=environment, output=str(output), words=[str(word) for word in words]
+        )
+
+    def poll(self) -> int | None:
+        """Its exit status, None while it runs."""
+        if self.returncode is None:
+            self.returncode = ask(wait=self.pid)
+        return self.returncode
+
+    def wait(self, seconds: float) -> int:
+        """The same once it has ended; ends it, and the test, where that takes longer."""
+        deadline = time.monotonic() + patience(seconds)
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                self.kill()
+                raise TimeoutError(f"{self.output}: {self.said}")
+            time.sleep(0.02)
+        return code
+
+    def kill(self) -> None:
+        """Ends it, and waits for its end."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait(10)
+
+    @property
+    def printed(self) -> str:
+        """Its standard output."""
+        return Path(f"{self.output}.out").read_text("utf-8")
+
+    @property
+    def said(self) -> str:
+        """What it wrote to its standard errors."""
+        return Path(f"{self.output}.err").read_text("utf-8")
+
+
+def run_ranks(folder: Path, *words: str | Path, ranks: int, environment: dict[str, str]) -> str:
+    """What the ranks of one host print, once all have ended well; they are told of each other as torch's agent would."""
+    group = {
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
+    with tempfile.TemporaryDirectory() as logs:
+        started = []
+        for rank in range(ranks):
+            variables = {**environment, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            started.append(Forked(folder, *words, output=Path(logs, f"rank{rank}"), environment=variables))
+        deadline = time.monotonic() + patience(120)
+        while None in (codes := [rank.poll() for rank in started]):
+            if any(codes) or time.monotonic() > deadline:
+                for rank in started:
+                    rank.kill()
+            time.sleep(0.02)
+        assert codes == [0] * ranks, "".join(rank.printed + rank.said for rank in started)
+        return "".join(rank.printed for rank in started)
