@@ -200,12 +200,3 @@ def test_ctrl_c_ends_launcher_and_ranks_and_their_status_is_handed_on(tmp_path: 
     finally:
         process.kill()
     assert processes_with(str(tmp_path)) == []
-
-
-def test_files_are_as_windows_powershell_and_cmd_read_them() -> None:
-    script = (ROOT / "scripts" / "launch_distributed.ps1").read_bytes()
-    assert script.startswith(b"\xef\xbb\xbf")
-    assert (ROOT / "scripts" / "launch_distributed.cmd").read_bytes().isascii()
-    for name in ("ps1", "cmd"):
-        lines = (ROOT / "scripts" / f"launch_distributed.{name}").read_bytes().split(b"\n")[:-1]
-        assert all(line.endswith(b"\r") for line in lines)

@@ -358,11 +358,3 @@ def test_a_python_that_is_too_old_is_named(tmp_path: Path) -> None:
         "has Python 3.10.12, needed is 3.11 or newer\nhint: in PowerShell: wsl --install -d Ubuntu-24.04" in done.stderr
     )
     assert not (tmp_path / "home").exists()
-
-
-def test_files_are_as_their_shells_read_them() -> None:
-    text = {name: (ROOT / "scripts" / f"master_deploy.{name}").read_bytes() for name in ("ps1", "cmd", "sh")}
-    assert text["ps1"].startswith(b"\xef\xbb\xbf")
-    assert text["cmd"].isascii()
-    assert b"\r" not in text["sh"]
-    assert all(line.endswith(b"\r") for name in ("ps1", "cmd") for line in text[name].split(b"\n")[:-1])

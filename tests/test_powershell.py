@@ -59,3 +59,16 @@ def test_windows_powershell_understands_every_script(lab: Lab, tmp_path: Path) -
         _, kind, number = line.split(":")[0].split()
         lines[int(number)].add(kind)
     assert dict(zip(TOO_NEW, lines.values(), strict=True)) == TOO_NEW
+
+
+@pytest.mark.parametrize("script", ["worker_setup", "launch_distributed", "master_deploy"])
+def test_files_are_as_windows_powershell_reads_them(script: str) -> None:
+    text, door = ((ROOT / "scripts" / f"{script}.{end}").read_bytes() for end in ("ps1", "cmd"))
+    assert text.startswith(b"\xef\xbb\xbf"), "5.1 reads a file without BOM in the PC's own code page"
+    assert door.isascii(), "cmd.exe knows no BOM"
+    for file in (text, door):
+        assert file.count(b"\n") == file.count(b"\r\n") == file.count(b"\r")
+
+
+def test_a_script_for_bash_has_no_carriage_return() -> None:
+    assert b"\r" not in (ROOT / "scripts" / "master_deploy.sh").read_bytes()

@@ -1,8 +1,10 @@
 """The front door of a Windows worker: scripts/worker_setup.ps1 on a PC of the lab, and its text."""
 
+import contextlib
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -151,19 +153,26 @@ def test_a_note_without_a_door_is_completed_and_taken_back(pc: NewPc) -> None:
     assert pc.state() == pc.before
 
 
+@contextlib.contextmanager
+def taken_back(pc: NewPc) -> Iterator[dict[str, Any]]:
+    """Yields what the PC remembers, and finds it there again after -Remove."""
+    before = pc.state()
+    yield before
+    assert "error" not in pc.setup("-Remove")
+    assert pc.state() == before
+
+
 @in_the_lab
 def test_what_the_user_had_before_stays(pc: NewPc) -> None:
     pc.do(
         "Enable-PSRemoting -Force -SkipNetworkProfileCheck; Set-Item WSMan:\\localhost\\Client\\TrustedHosts 'nas, tv' -Force"
     )
     wait_until(lambda: pc.door(5985), 5, "an open port 5985")
-    before = pc.state()
-    assert "changes: 4 certificate, listener, rule, trust" in pc.setup("-MasterIP", MASTER)
-    assert pc.door(5985)
-    assert pc.raw()["wsman"]["Client\\TrustedHosts"] == f"nas, tv,{MASTER}"
-    assert pc.state()["firewall"]["WINRM-HTTP-In-TCP"] == before["firewall"]["WINRM-HTTP-In-TCP"]
-    pc.setup("-Remove")
-    assert pc.state() == before
+    with taken_back(pc) as before:
+        assert "changes: 4 certificate, listener, rule, trust" in pc.setup("-MasterIP", MASTER)
+        assert pc.door(5985)
+        assert pc.raw()["wsman"]["Client\\TrustedHosts"] == f"nas, tv,{MASTER}"
+        assert pc.state()["firewall"]["WINRM-HTTP-In-TCP"] == before["firewall"]["WINRM-HTTP-In-TCP"]
     assert pc.door(5985)
 
 
@@ -173,12 +182,10 @@ def test_local_administrators_get_their_rights_where_remoting_was_on(pc: NewPc) 
         "Enable-PSRemoting -Force -SkipNetworkProfileCheck\n"
         "Remove-ItemProperty HKLM:\\SOFTWARE\\Microsoft\\Windows\\CurrentVersion\\Policies\\System LocalAccountTokenFilterPolicy"
     )
-    before = pc.state()
-    assert before["policy"] is None
-    assert "changes: 5 policy, certificate, listener, rule, trust" in pc.setup("-MasterIP", MASTER)
-    assert pc.state()["policy"] == 1
-    pc.setup("-Remove")
-    assert pc.state() == before
+    with taken_back(pc) as before:
+        assert before["policy"] is None
+        assert "changes: 5 policy, certificate, listener, rule, trust" in pc.setup("-MasterIP", MASTER)
+        assert pc.state()["policy"] == 1
 
 
 @in_the_lab
@@ -186,12 +193,10 @@ def test_a_sleeping_listener_for_http_stays_asleep(pc: NewPc) -> None:
     pc.do(
         "Enable-PSRemoting -Force -SkipNetworkProfileCheck; Stop-Service WinRM; Set-Service WinRM -StartupType Disabled"
     )
-    before = pc.state()
-    assert "closed so far, stays closed" in pc.setup("-MasterIP", MASTER)
-    pc.assert_open()
-    assert "changes: 0" in pc.setup("-MasterIP", MASTER)
-    pc.setup("-Remove")
-    assert pc.state() == before
+    with taken_back(pc):
+        assert "closed so far, stays closed" in pc.setup("-MasterIP", MASTER)
+        pc.assert_open()
+        assert "changes: 0" in pc.setup("-MasterIP", MASTER)
 
 
 USERS_OWN = """
@@ -205,15 +210,13 @@ $null = New-WSManInstance winrm/config/Listener -SelectorSet @{{ Address = '*'; 
 @pytest.mark.parametrize(("address", "port", "kept"), [("", 5986, True), ("1.2.3.4", 5986, False), ("", 8443, False)])
 def test_a_listener_of_the_user(pc: NewPc, address: str, port: int, kept: bool) -> None:
     pc.do(USERS_OWN.format(address=address or pc.address, port=port))
-    before = pc.state()
-    output = pc.setup("-MasterIP", MASTER)
-    pc.assert_open()
-    assert ("stays as it is" in output) is kept
-    assert ("-Remove gives them back" in output) is not kept
-    assert (pc.raw()["listeners"] == before["listeners"]) is kept
-    assert "changes: 0" in pc.setup("-MasterIP", MASTER)
-    pc.setup("-Remove")
-    assert pc.state() == before
+    with taken_back(pc) as before:
+        output = pc.setup("-MasterIP", MASTER)
+        pc.assert_open()
+        assert ("stays as it is" in output) is kept
+        assert ("-Remove gives them back" in output) is not kept
+        assert (pc.raw()["listeners"] == before["listeners"]) is kept
+        assert "changes: 0" in pc.setup("-MasterIP", MASTER)
 
 
 @in_the_lab
@@ -221,15 +224,13 @@ def test_a_rule_of_our_name_made_by_hand_is_left_alone(pc: NewPc) -> None:
     pc.do(
         "$null = New-NetFirewallRule -Name winfleet-winrm-https -DisplayName mine -Protocol TCP -LocalPort 5986 -Action Block"
     )
-    before = pc.state()
-    output = pc.setup("-MasterIP", MASTER)
-    assert "winfleet-winrm-https was made by hand: it stays as it is, and ours is winfleet-winrm-https-2" in output
-    after = pc.state()["firewall"]
-    assert after["winfleet-winrm-https"] == before["firewall"]["winfleet-winrm-https"]
-    assert after["winfleet-winrm-https-2"]["RemoteAddresses"].split("/")[0] == MASTER
-    assert "changes: 0" in pc.setup("-MasterIP", MASTER)
-    pc.setup("-Remove")
-    assert pc.state() == before
+    with taken_back(pc) as before:
+        output = pc.setup("-MasterIP", MASTER)
+        assert "winfleet-winrm-https was made by hand: it stays as it is, and ours is winfleet-winrm-https-2" in output
+        after = pc.state()["firewall"]
+        assert after["winfleet-winrm-https"] == before["firewall"]["winfleet-winrm-https"]
+        assert after["winfleet-winrm-https-2"]["RemoteAddresses"].split("/")[0] == MASTER
+        assert "changes: 0" in pc.setup("-MasterIP", MASTER)
 
 
 @in_the_lab
@@ -423,22 +424,6 @@ def test_any_name_survives_the_file(pc: NewPc) -> None:
     assert read == [word.replace("\t", " ") or None for word in NASTY]
 
 
-def test_files_are_as_windows_powershell_reads_them() -> None:
-    script, door = SCRIPT.read_bytes(), DOOR.read_bytes()
-    assert script.startswith(b"\xef\xbb\xbf"), "5.1 reads a file without BOM in the PC's own code page"
-    assert script.count(b"\n") == script.count(b"\r\n") == script.count(b"\r")
-    assert door.isascii(), "cmd.exe knows no BOM"
-    assert door.count(b"\n") == door.count(b"\r\n") == door.count(b"\r")
-    text = script.decode("utf-8-sig")
-    for needed in (
-        "#Requires -Version 5.1",
-        "[CmdletBinding(SupportsShouldProcess)]",
-        "Set-StrictMode -Version 2",
-        "$ErrorActionPreference = 'Stop'",
-    ):
-        assert needed in text
-
-
 def test_the_door_asks_for_elevation_and_runs_the_script_beside_it() -> None:
     lines = DOOR.read_text("ascii").splitlines()
     run = [line for line in lines if " -File " in line]
@@ -448,8 +433,10 @@ def test_the_door_asks_for_elevation_and_runs_the_script_beside_it() -> None:
     assert [line for line in lines if "Start-Process -Verb RunAs" in line]
 
 
-def test_the_script_stands_alone() -> None:
+def test_the_script_is_strict_and_stands_alone() -> None:
     text = SCRIPT.read_text("utf-8-sig")
+    strict = ("[CmdletBinding(SupportsShouldProcess)]", "Set-StrictMode -Version 2", "$ErrorActionPreference = 'Stop'")
+    assert [line for line in ("#Requires -Version 5.1", *strict) if line not in text] == []
     assert not re.search(
         r"(?i)import-module|using module|\. \S+\.ps1|invoke-webrequest|\birm\b|\biwr\b|downloadstring", text
     )
