@@ -1,6 +1,5 @@
 """Faults planted on Windows PCs of the lab: one preflight names each on its host, with its fix, before anything is changed."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -8,14 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
-from conftest import ENVIRONMENT, ROOT, SCRIPTS
-from windows_lab import LAB, NET, PREFIX, SETTINGS, Lab, in_the_lab
+from windows_cluster import ONE, TWO, Cluster, added
+from windows_lab import LAB, NET, Lab, in_the_lab
 
 pytestmark = in_the_lab
 
-NAME = "lab-faults"  # of the cluster, a folder below inventories/
-ONE, TWO = f"{PREFIX}1".upper(), f"{PREFIX}2".upper()
 NOBODY = f"{NET}.77"
 # What goes wrong on the first PC, by its owner's hand; nothing of it keeps WinRM out.
 PLANT = """
@@ -53,49 +49,36 @@ EXPECTED = (
 
 
 @pytest.fixture
-def planted(lab: Lab, tmp_path: Path) -> Iterator[Path]:
-    """The inventory of two PCs with faults, those of PLANT among them; both have an nvidia-smi.exe that says what the test wrote."""
-    lab.do("down")
-    names = lab.up(2)
-    settings = {**SETTINGS, **{name: ENVIRONMENT[name] for name in ("PATH", "ANSIBLE_CONFIG")}, "LAB_CLUSTER": NAME}
-    done = subprocess.run([LAB.with_name("ready"), *names], env=settings, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    program = tmp_path / "nvidia-smi.exe"
-    source = LAB.parent / "windows" / "nvidia_smi.c"
-    subprocess.run(["x86_64-w64-mingw32-gcc", "-O2", "-s", "-o", program, source], check=True)
-    for name, driver, users in ((names[0], "580.88", STRANGER), (names[1], "472.12", "")):
-        drive = lab.prefix(name)
-        shutil.copy(program, drive / "windows" / "system32" / "nvidia-smi.exe")
-        (drive / "lab" / "query-gpu.csv").write_text(GPU.format(driver=driver), "utf-8")
-        (drive / "lab" / "query-compute-apps.csv").write_text(users, "utf-8")
-    (drive / "lab" / "clock").write_text("-420")
-    (drive / "Python312").mkdir()
-    (drive / "Python312" / "python.cmd").write_text("@echo 3.12.4\n")
-    script = tmp_path / "plant.ps1"
-    script.write_text(PLANT, "utf-8-sig")
-    assert lab.run(names[0], script) == ""
-    inventory = ROOT / "inventories" / NAME
-    second = {"fleet_address": NOBODY, "fleet_home": "Q:\\winfleet", "uv_env_interpreter": "C:\\Python312\\python.cmd"}
-    for host, values in ((ONE, {"fleet_processes": 2}), (TWO, second)):
-        (inventory / "host_vars").mkdir(exist_ok=True)
-        (inventory / "host_vars" / f"{host}.yml").write_text(yaml.safe_dump(values), "utf-8")
-    yield inventory
-    for folder in (inventory, ROOT / "inventories" / "certificates" / NAME):
-        shutil.rmtree(folder, ignore_errors=True)
+def planted(lab: Lab, tmp_path: Path) -> Iterator[Cluster]:
+    """Two PCs with faults, those of PLANT among them; both have an nvidia-smi.exe that says what the test wrote."""
+    with added(lab, "lab-faults") as inventory:
+        program, script = tmp_path / "nvidia-smi.exe", tmp_path / "plant.ps1"
+        source = LAB.parent / "windows" / "nvidia_smi.c"
+        subprocess.run(["x86_64-w64-mingw32-gcc", "-O2", "-s", "-o", program, source], check=True)
+        for host, driver, users in ((ONE, "580.88", STRANGER), (TWO, "472.12", "")):
+            drive = lab.prefix(host.lower())
+            shutil.copy(program, drive / "windows" / "system32" / "nvidia-smi.exe")
+            (drive / "lab" / "query-gpu.csv").write_text(GPU.format(driver=driver), "utf-8")
+            (drive / "lab" / "query-compute-apps.csv").write_text(users, "utf-8")
+        (drive / "lab" / "clock").write_text("-420")
+        (drive / "Python312").mkdir()
+        (drive / "Python312" / "python.cmd").write_text("@echo 3.12.4\n")
+        script.write_text(PLANT, "utf-8-sig")
+        assert lab.run(ONE.lower(), script) == ""
+        cluster = Cluster(lab, tmp_path, inventory)
+        python = "C:\\Python312\\python.cmd"
+        cluster.hosts[ONE] = {"fleet_processes": 2}
+        cluster.hosts[TWO] = {"fleet_address": NOBODY, "fleet_home": "Q:\\winfleet", "uv_env_interpreter": python}
+        yield cluster
 
 
-def test_each_planted_fault_is_named_on_its_host_before_anything_is_changed(planted: Path, lab: Lab) -> None:
-    settings = [f"fleet_project={SCRIPTS}", "fleet_command=bare.py", "fleet_data=", "fleet_config="]
-    command = ["ansible-playbook", "deploy_and_train.yml", "-i", str(planted)]
-    command += [word for setting in settings for word in ("-e", setting)]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, check=False
-    )
-    said = done.stdout + done.stderr
-    assert done.returncode != 0, said
-    assert [line for line in EXPECTED if not re.search(rf"{re.escape(line)}.*\n  hint: ", said)] == [], said
-    assert "To go on in spite of that: -e fleet_warnings=" in said
-    assert "Driver" in said, "the table of the hosts"
-    assert f"580.88: {ONE} · 472.12: {TWO}" in said
-    assert f"pending, by updates from 17:00 to 8:00: {ONE}" in said
-    assert not any((lab.prefix(host.lower()) / "winfleet").exists() for host in (ONE, TWO))
+def test_each_planted_fault_is_named_on_its_host_before_anything_is_changed(planted: Cluster) -> None:
+    done = planted.play("deploy_and_train.yml", "fleet_command=bare.py")
+    assert done.returncode != 0, done.stdout
+    missing = [line for line in EXPECTED if not re.search(rf"{re.escape(line)}.*\n  hint: ", done.stdout)]
+    assert missing == [], done.stdout
+    assert "To go on in spite of that: -e fleet_warnings=" in done.stdout
+    assert "Driver" in done.stdout, "the table of the hosts"
+    assert f"580.88: {ONE} · 472.12: {TWO}" in done.stdout
+    assert f"pending, by updates from 17:00 to 8:00: {ONE}" in done.stdout
+    assert not any(planted.home(host).exists() for host in planted.hosts)

@@ -4,22 +4,18 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from conftest import ENVIRONMENT, ROOT, SCRIPTS, Fleet, wait_until
-from windows_lab import LAB, PREFIX, SETTINGS, Lab, in_the_lab, windows
+from conftest import ROOT, patience, wait_until
+from windows_cluster import LAUNCHER, ONE, RANK, TWO, Cluster, added, begun, errors, tasks
+from windows_lab import LAB, SETTINGS, Lab, in_the_lab, windows
 
 pytestmark = in_the_lab
 
-NAME = "lab-tests"  # of the cluster, a folder below inventories/
-ONE, TWO = f"{PREFIX}1".upper(), f"{PREFIX}2".upper()
 PYTHON = r"C:\lab\python\python.exe"
 WORK = r"C:\winfleet\runs\own\work"
 SLOW = "fleet_command=bare.py --steps 100000 --sleep 0.02"
@@ -27,7 +23,7 @@ START_SECONDS = 240  # for a deploy and the first steps, on a machine that does 
 MOST_SECONDS = 15  # goal: from a rank's exception to the end of all ranks of all hosts
 MOST_TASKS = 7  # of a second deploy that a Windows host has to do: docs/architecture.md lists them
 POWERSHELL = "EXEC (via pipeline wrapper)"  # shown for each start of PowerShell on a host
-LAUNCHER, RANK, SWARM = "winfleet.launch", "winfleet.runner", "winfleet.transfer.swarm"
+SWARM = "winfleet.transfer.swarm"
 DISK_MB = 260  # for the wheels, 64 MiB that stay free, and a file that leaves no room for them
 FILLER = "of somebody else"
 ARRIVED = 10_000_000  # bytes of the wheels, at which a transfer is in its middle
@@ -50,77 +46,14 @@ print(hex(set_state(ctypes.c_uint32(0x80000000))))
 """
 
 
-class Cluster(Fleet):
-    """Two Windows PCs with the inventory that add_workers.yml made of them."""
-
-    def __init__(self, lab: Lab, folder: Path) -> None:
-        super().__init__(folder)
-        self.lab, self.inventory = lab, ROOT / "inventories" / NAME
-        self.hosts = {host: {} for host in (ONE, TWO)}
-        self.variables = {
-            "fleet_logs": str(self.logs),
-            "fleet_environment": {"OMP_NUM_THREADS": "1"},
-            "fleet_project": str(SCRIPTS),
-            "fleet_data": "",
-            "fleet_config": "",
-            "fleet_rehearsal": False,
-        }
-
-    def write(self) -> None:
-        """Writes what stands beside the inventory."""
-        for host, values in self.hosts.items():
-            self.put(f"host_vars/{host}.yml", values)
-        self.put("group_vars/workers.yml", self.variables)
-
-    def put(self, name: str, values: dict[str, Any]) -> None:
-        path = self.inventory / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(yaml.safe_dump(values, allow_unicode=True), "utf-8")
-
-    def home(self, host: str) -> Path:
-        """C:\\winfleet of a PC."""
-        return self.lab.prefix(host.lower()) / "winfleet"
-
-    def processes(self, host: str, *words: str) -> dict[int, str]:
-        """Command lines with one of the words among a PC's processes, as Linux sees them, by their id there."""
-        pids = subprocess.run(["ip", "netns", "pids", host.lower()], capture_output=True, text=True, check=True).stdout
-        found = {}
-        for pid in pids.split():
-            with contextlib.suppress(OSError):
-                line = Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-                if any(word in line for word in words):
-                    found[int(pid)] = line
-        return found
-
-    def of_runs(self, *words: str) -> list[str]:
-        """Processes of runs on both PCs: launchers and ranks, or those that the words name."""
-        return [line for host in self.hosts for line in self.processes(host, *(words or (LAUNCHER, RANK))).values()]
-
-    def wait_for_the_end(self, seconds: float, *words: str) -> None:
-        """Waits until no process of a run is left on any PC."""
-        wait_until(lambda: not self.of_runs(*words), seconds, f"the end of {words or 'all processes'} of the run")
-
-    def rank_log(self, run: str, host: str, rank: int) -> str:
-        path = self.home(host) / "runs" / run / f"rank{rank}.log"
-        return path.read_text("utf-8", "replace") if path.exists() else ""
-
-
 @pytest.fixture(scope="module")
 def made(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two new PCs, opened by worker_setup.ps1, added by add_workers.yml and set up by worker_setup.yml."""
-    lab.do("down")
-    names = lab.up(2)
-    settings = {**SETTINGS, **{name: ENVIRONMENT[name] for name in ("PATH", "ANSIBLE_CONFIG")}, "LAB_CLUSTER": NAME}
-    done = subprocess.run([LAB.with_name("ready"), *names], env=settings, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    cluster = Cluster(lab, tmp_path_factory.mktemp("cluster"))
-    try:
+    """Two new PCs that worker_setup.yml has set up."""
+    with added(lab, "lab-tests") as inventory:
+        cluster = Cluster(lab, tmp_path_factory.mktemp("cluster"), inventory)
         setup = cluster.play("worker_setup.yml")
         assert setup.returncode == 0, setup.stdout
         yield cluster
-    finally:
-        for folder in (cluster.inventory, ROOT / "inventories" / "certificates" / NAME):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -181,16 +114,6 @@ def test_a_host_on_which_uv_fails_is_named_and_nothing_half_made_counts(cluster:
     assert not any((cluster.home(host) / kind).exists() for host in cluster.hosts for kind in ("code", "env", "runs"))
 
 
-@contextlib.contextmanager
-def begun(cluster: Cluster, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """deploy_and_train.yml under way; a test that fails meanwhile leaves it no time to go on."""
-    process = cluster.start("deploy_and_train.yml", *arguments)
-    try:
-        yield process
-    finally:
-        process.kill()
-
-
 def arrived(folder: Path) -> int:
     """Bytes of transfers into the folder that are not at their end."""
     with contextlib.suppress(OSError):  # a name may go while it is looked at
@@ -223,7 +146,7 @@ def test_transfers_and_uv_that_fail_are_named_and_the_next_run_goes_on(cluster: 
 
     with begun(cluster, *run) as following:
         wait_until(strike, START_SECONDS, "the middle of both transfers")
-        said, _ = following.communicate(timeout=START_SECONDS)
+        said, _ = following.communicate(timeout=patience(START_SECONDS))
     assert following.returncode != 0
     lost = rf"{ONE} \({address}\) is gone since 30 s, with \d+ % of its files\nhint: is it switched on, "
     assert re.search(lost, said), said
@@ -238,7 +161,7 @@ def test_transfers_and_uv_that_fail_are_named_and_the_next_run_goes_on(cluster: 
         wheel = min(whole.glob("*.whl"), key=lambda path: path.stat().st_size)
         good = wheel.read_bytes()
         wheel.write_bytes(good[:-1] + b"?")  # after its digest was looked at, as a failing disk would
-        said, _ = following.communicate(timeout=START_SECONDS)
+        said, _ = following.communicate(timeout=patience(START_SECONDS))
         wheel.write_bytes(good)
     assert following.returncode != 0
     total = sum(path.stat().st_size for path in whole.iterdir())
@@ -413,23 +336,12 @@ def test_the_generated_configuration_serves_accelerate_launch_typed_on_each_pc(c
         return subprocess.Popen(command, env=SETTINGS, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     first, second = type_at(ONE), type_at(TWO)
-    said = [process.communicate(timeout=START_SECONDS)[0] for process in (first, second)]
+    said = [process.communicate(timeout=patience(START_SECONDS))[0] for process in (first, second)]
     for rank, text in ((0, said[0]), (1, said[1]), (2, said[1])):
         assert f"rank {rank} of 3\n" in text, said
         assert f"rank {rank}: DistributedDataParallel over gloo\n" in text
     assert re.search(r"^loss fell from [0-9.]+ to [0-9.]+$", said[0], re.MULTILINE), said[0]
     assert not any(cluster.processes(host, "bare.py") for host in cluster.hosts)
-
-
-def errors(output: str) -> int:
-    """How many errors are shown; what a program of a host said stands within one."""
-    return len(re.findall("^error: ", output, re.MULTILINE))
-
-
-def tasks(output: str) -> list[tuple[str, str]]:
-    """The tasks that Ansible shows with -vvv, each with what it shows of it."""
-    parts = re.split(r"^TASK \[(.+)\] \*+$", output, flags=re.MULTILINE)
-    return list(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def test_a_rank_that_raises_ends_all_ranks_of_both_hosts(cluster: Cluster) -> None:
@@ -438,7 +350,7 @@ def test_a_rank_that_raises_ends_all_ranks_of_both_hosts(cluster: Cluster) -> No
         wait_until(lambda: "raise ValueError" in cluster.rank_log("bad", TWO, 1), START_SECONDS, "the exception")
         cluster.wait_for_the_end(MOST_SECONDS, RANK)
         ended = time.time()
-        said, _ = following.communicate(timeout=90)
+        said, _ = following.communicate(timeout=patience(90))
     assert ended - cluster.status(TWO, "bad")["cause"]["time"] < MOST_SECONDS, "from the exception on"
     # Without this word the other host would end its ranks only once it finds this launcher silent.
     assert cluster.status(ONE, "bad")["cause"]["text"] == f"a rank on {TWO} failed"
@@ -461,7 +373,7 @@ def test_the_end_of_a_launcher_ends_its_ranks_and_the_run(cluster: Cluster) -> N
         cluster.lab.do("run", TWO.lower(), "taskkill.exe", "/F", "/PID", str(pid))
         wait_until(lambda: not cluster.processes(TWO, LAUNCHER, RANK), 10, f"the end of all processes on {TWO}")
         cluster.wait_for_the_end(30, RANK)
-        said, _ = following.communicate(timeout=START_SECONDS)
+        said, _ = following.communicate(timeout=patience(START_SECONDS))
     assert following.returncode != 0
     assert f"lost {TWO}: no beat of its launcher for 10 s" in said
     cluster.wait_for_the_end(20)
