@@ -1,4 +1,4 @@
-"""Processes that do not spend seconds on importing torch and Accelerate: forked from one that has them (scripts/forked.py)."""
+"""Processes that do not spend seconds on importing torch or Ansible: forked from one that has them (scripts/forked.py)."""
 
 import functools
 import json
@@ -8,23 +8,27 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from conftest import ENVIRONMENT, SCRIPTS, patience
 from servers import free_port
 
+TORCH = ("accelerate", "winfleet.launcher.agent", "winfleet.rank.watching")
+ANSIBLE = ("ansible.cli.playbook",)
+
 
 @functools.cache
-def parent() -> "subprocess.Popen[str]":
+def parent(shared: Sequence[str]) -> "subprocess.Popen[str]":
     """The process that is forked; it ends with this one, whose end closes its standard input."""
-    command = [sys.executable, str(SCRIPTS / "forked.py")]
+    command = [sys.executable, str(SCRIPTS / "forked.py"), *shared]
     return subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def ask(**asked: Any) -> Any:
+def ask(shared: Sequence[str], **asked: Any) -> Any:
     """Its answer."""
-    process = parent()
+    process = parent(shared)
     assert process.stdin
     assert process.stdout
     print(json.dumps(asked), file=process.stdin, flush=True)
@@ -32,19 +36,21 @@ def ask(**asked: Any) -> Any:
 
 
 class Forked:
-    """`python words…` in a folder, with what it prints in files."""
+    """`python words…` in a folder, with what it prints in files; `shared` are the modules that it has from its parent."""
 
-    def __init__(self, folder: Path, *words: str | Path, output: Path, environment: dict[str, str]) -> None:
-        self.output = output
+    def __init__(
+        self, folder: Path, *words: str | Path, output: Path,
+        environment: dict[str, str] = ENVIRONMENT, shared: Sequence[str] = TORCH,
+    ) -> None:  # fmt: skip
+        self.output, self.shared = output, shared
         self.returncode: int | None = None
-        self.pid: int = ask(
-            folder=str(folder), environment=environment, output=str(output), words=[str(word) for word in words]
-        )
+        given = {"folder": str(folder), "environment": environment, "output": str(output)}
+        self.pid: int = ask(shared, **given, words=[str(word) for word in words])
 
     def poll(self) -> int | None:
         """Its exit status, None while it runs."""
         if self.returncode is None:
-            self.returncode = ask(wait=self.pid)
+            self.returncode = ask(self.shared, wait=self.pid)
         return self.returncode
 
     def wait(self, seconds: float) -> int:
@@ -72,6 +78,15 @@ class Forked:
     def said(self) -> str:
         """What it wrote to its standard errors."""
         return Path(f"{self.output}.err").read_text("utf-8")
+
+
+def run_forked(
+    folder: Path, *words: str | Path, environment: dict[str, str] = ENVIRONMENT, shared: Sequence[str] = TORCH
+) -> "subprocess.CompletedProcess[str]":
+    """Such a process, once it has ended."""
+    with tempfile.TemporaryDirectory() as logs:
+        process = Forked(folder, *words, output=Path(logs, "output"), environment=environment, shared=shared)
+        return subprocess.CompletedProcess(words, process.wait(120), process.printed, process.said)
 
 
 def run_ranks(folder: Path, *words: str | Path, ranks: int, environment: dict[str, str]) -> str:

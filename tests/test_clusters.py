@@ -7,25 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ENVIRONMENT, ROOT
+from made_files import certificate
 from winfleet.controller.clusters import ClusterError, Worker, add, check_fingerprint, fingerprint, load, read_worker
-
-
-def certificate(folder: Path, name: str) -> str:
-    path = folder / f"{name}.crt"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        str(folder / "key"),
-        "-out",
-        str(path),
-    ]
-    subprocess.run([*command, "-days", "30", "-subj", f"/CN={name}"], check=True, capture_output=True)
-    return path.read_text()
 
 
 @pytest.fixture

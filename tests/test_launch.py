@@ -160,7 +160,7 @@ class Cluster:
         (folder / "plan.json").write_text(self.plan.to_json(), encoding="utf-8")
         words = ["-m", "winfleet.launch", "--plan", str(folder / "plan.json"), "--machine-rank", str(machine_rank)]
         output = self.folder / f"launcher{machine_rank}"
-        self.launchers[machine_rank] = Forked(self.folder, *words, output=output, environment=ENVIRONMENT)
+        self.launchers[machine_rank] = Forked(self.folder, *words, output=output)
 
     def status(self, machine_rank: int) -> dict[str, Any]:
         values: dict[str, Any] = json.loads((self.runs(machine_rank) / "status.json").read_text("utf-8"))

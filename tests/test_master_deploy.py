@@ -15,8 +15,8 @@ from typing import Any
 import pexpect
 import pytest
 import yaml
-from conftest import ENVIRONMENT, ROOT, SCRIPTS
-from test_clusters import certificate
+from conftest import ENVIRONMENT, ROOT, SCRIPTS, patience
+from made_files import certificate
 from windows_lab import Lab, in_the_lab, windows
 from winfleet.controller.clusters import Worker, add, fingerprint
 
@@ -92,7 +92,7 @@ def pc(tmp_path: Path) -> Iterator[str]:
 def test_the_dialogue_asks_compares_and_hides_the_password(master: Master, pc: str, tmp_path: Path) -> None:
     (tmp_path / "my project").mkdir()
     terminal = pexpect.spawn(
-        master.command[0], master.command[1:], env=master.environment, encoding="utf-8", timeout=20
+        master.command[0], master.command[1:], env=master.environment, encoding="utf-8", timeout=patience(20)
     )
     said = []
     for question, answer in (
@@ -139,7 +139,11 @@ def test_the_dialogue_asks_compares_and_hides_the_password(master: Master, pc: s
 
 def test_a_no_adds_nothing(master: Master, pc: str) -> None:
     terminal = pexpect.spawn(
-        master.command[0], [*master.command[1:], "--workers", ADDRESS], env=master.environment, encoding="utf-8"
+        master.command[0],
+        [*master.command[1:], "--workers", ADDRESS],
+        env=master.environment,
+        encoding="utf-8",
+        timeout=patience(20),
     )
     terminal.expect("Type yes to trust them: ")
     terminal.sendline("no")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Fleet, needs_namespaces, processes_with
+from conftest import Fleet, needs_namespaces, patience, processes_with
 from namespaces import Net, made
 from winfleet.core.plan import Plan, lay_out_hosts
 from winfleet.rank.trial import Step, Trial, summarize
@@ -322,7 +322,7 @@ def test_a_host_that_answers_late_or_drips_is_named_and_keeps_nobody_waiting(mon
             known["late"].call("GET", "/clock")
         begin = time.monotonic()
         answers, troubles = ask_all(known, "facts", {"late": {}, "dripping": {}}, 0.5)
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < patience(5)
     assert answers == {}
     assert str(troubles["dripping"]) == "it had not answered `facts` after 0 s"
     silent = Rehearsal(plan_of(1, 1), "t").say_silent("pc2", "facts", troubles["late"])
@@ -359,10 +359,10 @@ def on_hosts_of_their_own(fleet: Fleet, rate: str) -> Iterator[list[Net]]:
 @needs_namespaces
 def test_a_cluster_is_measured_predicted_and_refused_by_the_playbook(fleet: Fleet) -> None:
     fleet.variables.update(fleet_rehearsal_steps=3, fleet_follow=False, fleet_command="bare.py --steps 100000")
-    with on_hosts_of_their_own(fleet, "400mbit") as workers:
+    with on_hosts_of_their_own(fleet, "100mbit") as workers:
         measured = fleet.play("deploy_and_train.yml", "fleet_run=one")
         assert measured.returncode == 0, measured.stdout
-        assert re.search(r"worker1 -> worker2 +3[5-9]\d +[0-9.]+\n +worker2 -> worker1 +3[5-9]\d", measured.stdout), (
+        assert re.search(r"worker1 -> worker2 +[89]\d +[0-9.]+\n +worker2 -> worker1 +[89]\d ", measured.stdout), (
             measured.stdout
         )
         assert re.search(r"all-reduce of [0-9.]+ MB among 2 ranks: ", measured.stdout)
@@ -403,7 +403,9 @@ def test_a_run_on_limited_links_ends_with_a_report_whose_prediction_is_right(fle
     page = (fleet.logs / "limited" / "report.html").read_text("utf-8")
     cells = r"</th>" + r'<td class="right">([^<]*)</td>' * 3
     predicted, measured, difference = re.findall(rf"Samples per second{cells}", page)[0]
-    assert abs(float(difference.split()[0])) <= 10, f"predicted {predicted} samples/s, measured {measured}"
+    assert abs(float(difference.split()[0])) <= max(10, patience(5)), (
+        f"predicted {predicted} samples/s, measured {measured}"
+    )
     prediction = Prediction.from_json((fleet.logs / "limited" / "prediction.json").read_text("utf-8"))
     assert prediction.planned.limit == "network"
     assert prediction.planned.network_seconds > 0.15, "the network cannot be left out of the prediction"

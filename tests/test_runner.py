@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ENVIRONMENT
-from forked import Forked
+from forked import run_forked
 from servers import free_port
 from winfleet.core.status import STOP_AT, STOPPING
 from winfleet.rank.meter import Meter
@@ -139,9 +139,8 @@ def test_a_step_has_the_mean_loss_of_its_micro_batches_in_the_metrics(
 
 def test_the_last_words_of_a_rank_stay(tmp_path: Path) -> None:
     (tmp_path / "last_words.py").write_text(LAST_WORDS, "utf-8")
-    done = Forked(tmp_path, tmp_path / "last_words.py", output=tmp_path / "output", environment=ENVIRONMENT)
-    assert done.wait(60) == 0, done.said
-    assert done.printed == "150\n", "an older beat came after them"
+    done = run_forked(tmp_path, tmp_path / "last_words.py")
+    assert done.stdout == "150\n", f"an older beat came after them {done.stderr}"
 
 
 @pytest.mark.parametrize(("words", "ended"), [([], False), (["fails"], True)], ids=["good", "bad"])
@@ -158,11 +157,9 @@ def test_a_script_that_leaves_its_group_to_the_end_is_taken_out_of_it(
         "MASTER_PORT": str(free_port()),
     }
     environment = {**ENVIRONMENT, **one, "WINFLEET_BACKEND": "gloo"}
-    done = Forked(
-        tmp_path, tmp_path / "run.py", "script.py", *words, output=tmp_path / "output", environment=environment
-    )
-    assert done.wait(60) == int(ended), done.said
-    assert done.printed.splitlines() == ["at the end True", f"in the end {ended}"], done.said
+    done = run_forked(tmp_path, tmp_path / "run.py", "script.py", *words, environment=environment)
+    assert done.stdout.splitlines() == ["at the end True", f"in the end {ended}"], done.stderr
+    assert done.returncode == int(ended)
 
 
 def test_the_scripts_own_step_goes_on_after_a_resume() -> None:

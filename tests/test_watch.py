@@ -16,7 +16,7 @@ from typing import Any
 
 import pexpect
 import pytest
-from conftest import ENVIRONMENT
+from conftest import ENVIRONMENT, patience
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from winfleet import status as watch
@@ -311,7 +311,7 @@ def test_in_a_terminal_it_is_shown_anew_until_the_run_has_ended(tmp_path: Path) 
         (folder / name / "status.json").write_text(dataclasses.replace(going_on, host=name).to_json())
     environment = {**ENVIRONMENT, "TERM": "xterm", "PYTHONUTF8": "1"}
     process = pexpect.spawn(
-        sys.executable, ["-m", "winfleet.status", "--run", str(folder)], env=environment, dimensions=(24, 70), encoding="utf-8", timeout=30,
+        sys.executable, ["-m", "winfleet.status", "--run", str(folder)], env=environment, dimensions=(24, 70), encoding="utf-8", timeout=patience(30),
     )  # fmt: skip
     process.expect(r"\x1b\[\?1049h")  # the other screen
     process.expect("step 41")

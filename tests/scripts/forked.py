@@ -1,4 +1,4 @@
-"""Forks processes that need not import torch and Accelerate anew. Each line of standard input asks, in JSON, and is answered with a line.
+"""Forks processes that need not import the modules it is given anew. A line of standard input asks, in JSON, and is answered with one.
 
 {"folder", "environment", "output", "words"} starts `python words…` there and is answered with its id; from then on it is a process like
 any other, with what it prints in OUTPUT.out and OUTPUT.err. {"wait": id} is answered with its exit status, null while it runs.
@@ -13,7 +13,6 @@ import signal
 import sys
 from pathlib import Path
 
-SHARED = ("accelerate", "winfleet.launcher.agent", "winfleet.rank.watching")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -36,7 +35,7 @@ def become(folder: str, environment: dict[str, str], output: str, words: list[st
         runpy.run_path(words[0], run_name="__main__")
 
 
-for module in SHARED:
+for module in sys.argv[1:]:
     importlib.import_module(module)
 for line in sys.stdin:
     asked = json.loads(line)
