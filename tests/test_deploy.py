@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 import sysconfig
 import threading
@@ -16,11 +17,12 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, SCRIPTS, Fleet, patience, processes_with
+from conftest import ENVIRONMENT, ROOT, SCRIPTS, Fleet, patience, processes_with
 from uv import find_uv_bin
 from winfleet.core.plan import newest_run
 from winfleet.environments.lock import read_lock
 
+SECRET = "s3cret-0f-the-test"
 SLOW = "fleet_command=bare.py --steps 100000 --sleep 0.02"
 
 
@@ -41,16 +43,83 @@ def test_the_documented_example_of_an_own_project_trains_again_and_is_removed(fl
     assert json.loads((home / "plan.json").read_text("utf-8"))["command"] == ["train.py", "--epochs", "3"]
     assert not (fleet.folder / "worker1" / "code").joinpath("README.md").exists()
 
-    again = fleet.play("deploy_and_train.yml", SLOW, "fleet_run=own2", "fleet_follow=false", *words)
+    longer = [word.replace("--epochs 3", "--epochs 100000") for word in words]
+    again = fleet.play("deploy_and_train.yml", *longer, "fleet_run=own2", "fleet_follow=false")
     assert again.returncode == 0, again.stdout
     assert "Send what the host lacks" not in again.stdout, "nothing changed, so nothing is sent"
 
+    fleet.wait_for_step("own2", 2)
     (fleet.folder / "worker2" / "notes.txt").write_text("of the user")
     removed = fleet.play("remove.yml", "fleet_stop_grace_seconds=10")
     assert removed.returncode == 0, removed.stdout
     assert not (fleet.folder / "worker1").exists()
     assert [path.name for path in (fleet.folder / "worker2").iterdir()] == ["notes.txt"]
     assert not processes_with(str(fleet.folder))
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Fleet, str]:
+    """Workers with one rank and two, and what Ansible showed of their first run, `first`: with a secret, and with large outputs."""
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"))
+    fleet.hosts["worker2"]["fleet_processes"] = 2
+    words = ("fleet_command=bare.py --steps 3", "fleet_run=first", "fleet_fetch_limit_mb=0")
+    done = fleet.play("deploy_and_train.yml", *words, "-vvv", WANDB_API_KEY=SECRET)
+    assert done.returncode == 0, done.stdout
+    return fleet, done.stdout
+
+
+def test_a_secret_reaches_the_ranks_and_is_written_down_nowhere(deployed: tuple[Fleet, str]) -> None:
+    fleet, shown = deployed
+    assert "secret is there" in (fleet.logs / "first" / "worker1" / "rank0.log").read_text("utf-8")
+    holders = [path for path in fleet.folder.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert holders == []
+    assert SECRET not in shown
+
+
+def test_large_outputs_stay_where_they_are_and_their_place_is_printed(deployed: tuple[Fleet, str]) -> None:
+    fleet, shown = deployed
+    place = fleet.home("worker1") / "runs" / "first" / "work"
+    assert f"outputs of 0 MB stay on worker1: {place}" in shown
+    assert (place / "result.txt").read_text("utf-8") == "3 ranks\n"
+    assert not (fleet.logs / "first" / "result.txt").exists()
+
+
+def test_the_generated_configuration_serves_accelerate_launch_by_hand(deployed: tuple[Fleet, str]) -> None:
+    fleet, _ = deployed
+
+    def by_hand(host: str) -> "subprocess.Popen[str]":
+        config = fleet.home(host) / "runs" / "first" / "accelerate.yaml"
+        typed = next(line for line in config.read_text("utf-8").splitlines() if "accelerate launch" in line)
+        typed = typed.removeprefix("#").replace("SCRIPT", f"{SCRIPTS / 'bare.py'} --steps 3")
+        return subprocess.Popen(
+            ["bash", "-c", typed], cwd=config.parent, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE
+        )
+
+    first, second = by_hand("worker1"), by_hand("worker2")
+    said = [process.communicate(timeout=patience(90))[0] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0)
+    for rank, text in ((0, said[0]), (1, said[1]), (2, said[1])):
+        assert f"rank {rank} of 3" in text
+
+
+def test_linux_workers_need_no_worker_setup(deployed: tuple[Fleet, str]) -> None:
+    done = deployed[0].play("worker_setup.yml")
+    assert done.returncode == 0
+    assert "worker1: not Windows, so winrm_setup, firewall and power_plan are skipped" in done.stdout
+
+
+def test_a_rank_that_raises_is_named_with_its_exception_and_last_lines(deployed: tuple[Fleet, str]) -> None:
+    fleet, _ = deployed
+    command = "fleet_command=bare.py --steps 500 --sleep 0.02 --fail-rank 1 --fail-step 20"
+    done = fleet.play("deploy_and_train.yml", command, "fleet_run=bad")
+    assert done.returncode != 0
+    assert (
+        "error: run bad failed: rank 1 on worker2 failed (exit code 1): ValueError: on purpose: 손실이 이상합니다"
+        in done.stdout
+    )
+    assert '  | [rank1]:     raise ValueError("on purpose: 손실이 이상합니다")' in done.stdout
+    assert "hint: all logs are in " in done.stdout
+    assert "ValueError: on purpose" in (fleet.logs / "bad" / "report.html").read_text("utf-8")
 
 
 def test_without_deploying_a_worker_that_lacks_something_is_refused_by_name(fleet: Fleet) -> None:
@@ -186,19 +255,6 @@ def test_who_is_slowest_and_who_stands_still_is_named_once_and_a_launcher_that_i
     assert "stack.txt" in "".join(os.listdir(fleet.home("worker2") / "runs" / "slow"))
 
 
-def test_a_rank_that_raises_is_named_with_its_exception_and_last_lines(fleet: Fleet) -> None:
-    command = "fleet_command=bare.py --steps 500 --sleep 0.02 --fail-rank 1 --fail-step 20"
-    done = fleet.play("deploy_and_train.yml", command, "fleet_run=bad")
-    assert done.returncode != 0
-    assert (
-        "error: run bad failed: rank 1 on worker2 failed (exit code 1): ValueError: on purpose: 손실이 이상합니다"
-        in done.stdout
-    )
-    assert '  | [rank1]:     raise ValueError("on purpose: 손실이 이상합니다")' in done.stdout
-    assert "hint: all logs are in " in done.stdout
-    assert "ValueError: on purpose" in (fleet.logs / "bad" / "report.html").read_text("utf-8")
-
-
 def test_a_smaller_batch_that_memory_asked_for_is_proposed_beside_the_settings(fleet: Fleet) -> None:
     config = fleet.folder / "mine.yaml"
     config.write_text("per_device_train_batch_size: 2 # as large as it goes\ngradient_accumulation_steps: 3\n")
@@ -217,21 +273,6 @@ def test_a_smaller_batch_that_memory_asked_for_is_proposed_beside_the_settings(f
         log = (fleet.logs / "oom" / f"worker{number}" / f"rank{number - 1}.log").read_text("utf-8")
         assert [line for line in log.splitlines() if line[:5] == "batch"] == ["batch 2 x 3", "batch 1 x 6"]
     assert said.replace(">", "&gt;") in (fleet.logs / "oom" / "report.html").read_text("utf-8")
-
-
-def test_a_secret_is_written_down_nowhere_and_large_outputs_stay_where_they_are(fleet: Fleet) -> None:
-    secret = "s3cret-0f-the-test"
-    words = ("fleet_command=bare.py --steps 3", "fleet_run=s", "fleet_fetch_limit_mb=0")
-    done = fleet.play("deploy_and_train.yml", *words, "-vvv", WANDB_API_KEY=secret)
-    assert done.returncode == 0, done.stdout
-    assert "secret is there" in (fleet.logs / "s" / "worker1" / "rank0.log").read_text("utf-8")
-    holders = [path for path in fleet.folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
-    assert holders == []
-    assert secret not in done.stdout
-    place = fleet.folder / "worker1" / "runs" / "s" / "work"
-    assert f"outputs of 0 MB stay on worker1: {place}" in done.stdout
-    assert (place / "result.txt").read_text("utf-8") == "2 ranks\n"
-    assert not (fleet.logs / "s" / "result.txt").exists()
 
 
 def test_check_mode_of_the_whole_deployment_changes_nothing(fleet: Fleet) -> None:
@@ -294,12 +335,6 @@ def test_preflight_by_itself_says_what_is_wrong_and_changes_nothing(fleet: Fleet
         "worker1: fleet_processes is -1", "worker2: port 29502 (status)",
     ]  # fmt: skip
     assert files_below(*homes) == deployed
-
-
-def test_linux_workers_need_no_worker_setup(fleet: Fleet) -> None:
-    done = fleet.play("worker_setup.yml")
-    assert done.returncode == 0
-    assert "worker1: not Windows, so winrm_setup, firewall and power_plan are skipped" in done.stdout
 
 
 # settings of all, settings of hosts, the text of a configuration, what is said
