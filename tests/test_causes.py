@@ -5,14 +5,14 @@ Words are provoked here where that takes a moment on Linux; the others were reco
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from conftest import ENVIRONMENT, ROOT, SCRIPTS
+from conftest import ROOT, SCRIPTS
 from made_files import write_wheel
+from programs import call, output_of
 from recorded_causes import CONNECTIONS, OTHERS, POOL, RECORDED
 from servers import answering
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -86,10 +86,8 @@ def test_a_recorded_failure_finds_its_cause(code: str, text: str) -> None:
 @pytest.fixture(scope="module")
 def in_a_script(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What tests/scripts/failures.py got to hear."""
-    done = subprocess.run([sys.executable, SCRIPTS / "failures.py"], cwd=tmp_path_factory.mktemp("failures"), env=ENVIRONMENT,
-                          capture_output=True, text=True, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    said: dict[str, str] = json.loads(done.stdout)
+    folder = tmp_path_factory.mktemp("failures")
+    said: dict[str, str] = json.loads(output_of(sys.executable, SCRIPTS / "failures.py", folder=folder))
     return said
 
 
@@ -136,8 +134,7 @@ HOSTS = lay_out_hosts({"name": f"pc{n}", "address": f"127.0.0.{n}", "processes":
 
 @pytest.mark.parametrize(("code", "signal"), [("killed", 9), ("crashed", 6)])
 def test_a_rank_that_is_ended_finds_its_cause(code: str, signal: int, tmp_path: Path) -> None:
-    script = f"import os; os.kill(os.getpid(), {signal})"
-    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
+    done = call(sys.executable, "-c", f"import os; os.kill(os.getpid(), {signal})")
     failure = ProcessFailure(local_rank=0, pid=1, exitcode=done.returncode, error_file="")
     (tmp_path / "rank0.log").write_text(
         "Connection closed by peer is what a log may say, long before\n" * (signal == 9)
@@ -225,7 +222,7 @@ def test_numbers_of_linux_are_not_those_of_windows(text: str) -> None:
 
 
 def test_both_documents_are_those_of_the_table(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, ROOT / "docs" / "troubleshooting.py", tmp_path], check=True)
+    output_of(sys.executable, "docs/troubleshooting.py", tmp_path)
     for name in ("troubleshooting.md", "troubleshooting.en.md"):
         assert (tmp_path / name).read_text("utf-8") == (ROOT / "docs" / name).read_text("utf-8"), "run `make docs`"
 

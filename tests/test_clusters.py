@@ -1,13 +1,12 @@
 """add_workers.yml: clusters are made and extended from worker files, and a changed certificate is refused."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ENVIRONMENT, ROOT
 from made_files import certificate
+from programs import call, output_of
 from winfleet.controller.clusters import ClusterError, Worker, add, check_fingerprint, fingerprint, load, read_worker
 
 
@@ -101,21 +100,18 @@ class Added:
             self.keys[name] = folder / f"{name}.key"
             self.keys[name].write_text(f"{name}\n")
 
-    def run(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, *arguments: str | Path, fails: bool = False, **environment: str) -> str:
+        """What Ansible shows."""
         settings = ["-e", f"fleet_root={self.folder}", "-e", f"fleet_worker_files={self.folder}"]
-        return self.call("ansible-playbook", "add_workers.yml", *settings, *arguments, **environment)
-
-    def call(self, *command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            command, cwd=ROOT, env={**ENVIRONMENT, **environment}, text=True, check=False,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        done = call("ansible-playbook", "add_workers.yml", *settings, *arguments, **environment)
+        assert (done.returncode != 0) is fails, done.stdout + done.stderr
+        return done.stdout + done.stderr
 
     def variable(self, name: str) -> str:
         """What a playbook has on the host."""
-        command = ["ansible", "pc1", "-i", str(self.cluster), "-m", "debug", "-a", f"var={name}"]
-        done = self.call(*command, ANSIBLE_VAULT_PASSWORD_FILE=str(self.keys["right"]))
-        return str(json.loads(done.stdout[done.stdout.index("{") :])[name])
+        command = ["ansible", "pc1", "-i", self.cluster, "-m", "debug", "-a", f"var={name}"]
+        shown = output_of(*command, ANSIBLE_VAULT_PASSWORD_FILE=str(self.keys["right"]))
+        return str(json.loads(shown[shown.index("{") :])[name])
 
 
 @pytest.fixture
@@ -129,50 +125,42 @@ PASSWORD = "암호 {{ 1 }} '\"\\ #:x"
 def test_with_a_vault_password_the_workers_password_is_kept_encrypted(added: Added) -> None:
     secret = {"WINFLEET_PASSWORD": PASSWORD, "WINFLEET_USER": "lab"}
     key = {"ANSIBLE_VAULT_PASSWORD_FILE": str(added.keys["right"])}
-    checked = added.run("--check", **secret, **key)
-    assert checked.returncode == 0, checked.stdout
+    added.run("--check", **secret, **key)
     assert not added.vault.exists()
-    done = added.run("-vvv", **secret, **key)
-    assert done.returncode == 0, done.stdout
+    shown = added.run("-vvv", **secret, **key)
     assert added.vault.read_text().startswith("$ANSIBLE_VAULT;1.1;AES256\n")
     assert added.vault.stat().st_mode & 0o777 == 0o600
-    everywhere = [done.stdout.encode(), *(path.read_bytes() for path in added.folder.rglob("*") if path.is_file())]
+    everywhere = [shown.encode(), *(path.read_bytes() for path in added.folder.rglob("*") if path.is_file())]
     for form in (PASSWORD, PASSWORD[:2], json.dumps(PASSWORD)[1:-1]):
         assert not [text for text in everywhere if form.encode() in text]
     assert (added.variable("ansible_password"), added.variable("ansible_user")) == (PASSWORD, "lab")
 
     before = added.vault.read_bytes()
     again = added.run(**secret, **key)
-    assert "Keep the password" not in again.stdout
-    assert "--vault-password-file FILE" in again.stdout
+    assert "Keep the password" not in again
+    assert "--vault-password-file FILE" in again
     assert added.vault.read_bytes() == before
-    assert (
-        "Keep the password"
-        in added.run("--vault-password-file", key["ANSIBLE_VAULT_PASSWORD_FILE"], WINFLEET_PASSWORD="new").stdout
-    )
+    words = ("--vault-password-file", key["ANSIBLE_VAULT_PASSWORD_FILE"])
+    assert "Keep the password" in added.run(*words, WINFLEET_PASSWORD="new")
     assert added.variable("ansible_password") == "new"
 
 
 def test_without_a_vault_password_or_a_password_no_vault_is_made(added: Added) -> None:
-    done = added.run(WINFLEET_PASSWORD=PASSWORD)
-    assert done.returncode == 0, done.stdout
-    assert "Next: export WINFLEET_PASSWORD=…; " in done.stdout
-    assert added.run(ANSIBLE_VAULT_PASSWORD_FILE=str(added.keys["right"])).returncode == 0
+    assert "Next: export WINFLEET_PASSWORD=…; " in added.run(WINFLEET_PASSWORD=PASSWORD)
+    added.run(ANSIBLE_VAULT_PASSWORD_FILE=str(added.keys["right"]))
     assert not added.vault.parent.exists()
 
 
 def test_another_vault_password_and_a_file_that_would_be_hidden_are_refused(added: Added) -> None:
-    secret = {"WINFLEET_PASSWORD": PASSWORD}
-    added.run(**secret, ANSIBLE_VAULT_PASSWORD_FILE=str(added.keys["right"]))
+    secret, key = {"WINFLEET_PASSWORD": PASSWORD}, "ANSIBLE_VAULT_PASSWORD_FILE"
+    right, wrong = ({**secret, key: str(added.keys[name])} for name in ("right", "wrong"))
+    added.run(**right)
     before = added.vault.read_bytes()
-    done = added.run(**secret, ANSIBLE_VAULT_PASSWORD_FILE=str(added.keys["wrong"]))
-    assert done.returncode != 0
-    assert f"{added.vault} cannot be read: " in done.stdout
-    assert "  hint: give the vault password that it was made with" in done.stdout
+    said = added.run(fails=True, **wrong)
+    assert f"{added.vault} cannot be read: " in said
+    assert "  hint: give the vault password that it was made with" in said
     assert added.vault.read_bytes() == before
     added.vault.unlink()
     (added.vault.parent.parent / "windows.yml").write_text("fleet_home: D:/winfleet\n")
-    done = added.run(**secret, ANSIBLE_VAULT_PASSWORD_FILE=str(added.keys["right"]))
-    assert done.returncode != 0
-    assert "windows.yml would be ignored beside" in done.stdout
+    assert "windows.yml would be ignored beside" in added.run(fails=True, **right)
     assert not added.vault.exists()

@@ -3,15 +3,14 @@
 import itertools
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ENVIRONMENT, ROOT
-from forked import ANSIBLE, run_forked
+from conftest import ROOT
+from programs import ANSIBLE, output_of, run_forked
 
 PAIRS = {"README.ko.md": "README.md", "docs/distributed_training_guide.md": "docs/distributed_training_guide.en.md",
          "docs/troubleshooting.md": "docs/troubleshooting.en.md"}  # fmt: skip
@@ -76,15 +75,6 @@ def keys(*patterns: str) -> set[str]:
 
 
 VARIABLES = keys("group_vars/*.yml", "roles/*/defaults/main.yml")
-
-
-def output_of(*words: str, **environment: str) -> str:
-    """What a program prints; fails the test where it fails."""
-    done = subprocess.run(
-        words, cwd=ROOT, env={**ENVIRONMENT, **environment}, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def check_playbook(words: list[str]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import ENVIRONMENT, SCRIPTS, patience, processes_with, wait_until
-from forked import Forked, run_ranks
+from programs import Forked, call, run_ranks
 from prometheus_client.parser import text_string_to_metric_families
 from winfleet.core.plan import Plan, choose_backend, lay_out_hosts
 from winfleet.core.status import Status, StatusError, fetch
@@ -29,10 +29,7 @@ ENDLESS = (BARE, "--steps", "100000", "--sleep", "0.02")
 
 def auto(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     """Two processes of this host, started as a user types it."""
-    command = [*LAUNCH, "--auto", "--processes", "2", *words]
-    return subprocess.run(
-        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=patience(90), check=False
-    )
+    return call(*LAUNCH, "--auto", "--processes", "2", *words, folder=folder)
 
 
 @pytest.fixture

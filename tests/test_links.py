@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from conftest import ENVIRONMENT, needs_namespaces, patience
 from namespaces import Net, made
+from programs import output_of
 from winfleet.rehearsal import links
 from winfleet.rehearsal.links import Link, LinkError, Listener, Target, bandwidth, reach, round_trip, rounds
 
@@ -144,9 +145,8 @@ def listening(net: Net, allowed: str) -> Iterator[int]:
 
 
 def measure(source: Net, target: Net, port: int) -> dict[str, list[Any]]:
-    command = source.command(sys.executable, "-c", MEASURE, target.address, str(port))
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
-    found: dict[str, list[Any]] = json.loads(done.stdout)
+    printed = output_of(*source.command(sys.executable, "-c", MEASURE, target.address, str(port)))
+    found: dict[str, list[Any]] = json.loads(printed)
     return found
 
 

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from conftest import ENVIRONMENT, ROOT, SCRIPTS, patience
 from made_files import certificate
+from programs import call, output_of
 from windows_lab import Lab, in_the_lab, windows
 from winfleet.controller.clusters import Worker, add, fingerprint
 
@@ -46,10 +47,7 @@ class Master:
 
     def run(self, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         """With arguments, and without a terminal."""
-        return subprocess.run(
-            [*self.command, *words], env={**self.environment, **environment}, stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, check=False,
-        )  # fmt: skip
+        return call(*self.command, *words, folder=self.root, **{**self.environment, **environment})
 
     def called(self) -> list[Any]:
         """[arguments, account, folder] of each call; -e as values."""
@@ -277,18 +275,14 @@ UBUNTU = "docker-desktop\r\nUbuntu-24.04\r\n우분투\r\n".encode(
 
 def in_wsl(folder: Path, packed: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """master_deploy.sh as bash in WSL would run it, up to make, which only says what it would do."""
-    return subprocess.run(
-        ["bash", "scripts/master_deploy.sh", packed], cwd=folder, capture_output=True, text=True, check=False,
-        env={**ENVIRONMENT, "HOME": str(folder.parent / "home"), "MAKEFLAGS": "n", **environment},
-    )  # fmt: skip
+    given = {"HOME": str(folder.parent / "home"), "MAKEFLAGS": "n", **environment}
+    return call("bash", "scripts/master_deploy.sh", packed, folder=folder, **given)
 
 
 def words_of(commands: str) -> list[str]:
     """The words that the last command gives to winfleet.deploy, by bash, which make uses."""
-    said = subprocess.run(
-        ["bash", "-c", f"printf '%s\\0' {commands.splitlines()[-1]}"], capture_output=True, text=True, check=True
-    )
-    python, *rest = said.stdout.split("\0")[:-1]
+    said = output_of("bash", "-c", f"printf '%s\\0' {commands.splitlines()[-1]}")
+    python, *rest = said.split("\0")[:-1]
     assert (python, rest[:2]) == (".venv/bin/python", ["-m", "winfleet.deploy"])
     return rest[2:]
 

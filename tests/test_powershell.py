@@ -1,10 +1,10 @@
 """Every PowerShell script of the repository is understood by Windows PowerShell 5.1; tests/newer_than_51.ps1 has the lists."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from programs import in_git
 from windows_lab import Lab, in_the_lab, windows
 
 CHECK = ROOT / "tests" / "newer_than_51.ps1"
@@ -32,12 +32,8 @@ TOO_NEW = {
 
 def scripts() -> list[Path]:
     """All .ps1 that git knows or would take."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.ps1"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if listed.returncode:
-        pytest.skip("no checkout of git")
-    names = [name for name in listed.stdout.split("\0") if name and not name.startswith(OF_THE_ENGINE)]
-    return [ROOT / name for name in names if (ROOT / name).exists()]
+    names = in_git("--cached", "--others", "--exclude-standard", "*.ps1")
+    return [ROOT / name for name in names if not name.startswith(OF_THE_ENGINE) and (ROOT / name).exists()]
 
 
 def newer(lab: Lab, paths: list[Path], folder: Path) -> list[str]:

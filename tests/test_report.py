@@ -6,13 +6,13 @@ import json
 import math
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import PROGRAM, Browser
+from programs import call
 from report_runs import GPU, SECONDS, START, Page, Run, eventful, pieces_drawn
 from winfleet import report
 from winfleet.view import plots, records
@@ -290,7 +290,7 @@ def test_control_node_without_the_packages(tmp_path: Path) -> None:
         sys.modules["jinja2"] = None
         sys.exit(winfleet.report.main([{str(Run(tmp_path).write())!r}]))
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = call(sys.executable, "-c", code)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith("\nhint: make the report on the control node, with winfleet[control]\n")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ENVIRONMENT
-from forked import run_forked
+from programs import run_forked
 from servers import free_port
 from winfleet.core.status import STOP_AT, STOPPING
 from winfleet.rank.meter import Meter

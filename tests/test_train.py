@@ -3,15 +3,14 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import ENVIRONMENT, SCRIPTS, patience
-from forked import run_ranks
+from conftest import ENVIRONMENT, SCRIPTS
+from programs import call, output_of, run_ranks
 from safetensors.torch import load_file
 
 TRAIN = Path(__file__).parents[1] / "train"
@@ -85,7 +84,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("train")
     (folder / "settings.yaml").write_text(SETTINGS, encoding="utf-8")
     (folder / "machine.py").write_text(MACHINE, encoding="utf-8")
-    subprocess.run([sys.executable, TRAIN / "make_text.py", folder / "text"], check=True, capture_output=True)
+    output_of(sys.executable, TRAIN / "make_text.py", folder / "text")
     for machine in ("pc0", "pc1"):
         (folder / machine).mkdir()
     return folder
@@ -104,17 +103,13 @@ def test_make_text_leaves_what_is_there(folder: Path) -> None:
     assert 100_000 < sizes["validation.txt"] <= 200_000
 
     made = (folder / "text" / "train.txt").stat().st_mtime_ns
-    again = subprocess.run(
-        [sys.executable, TRAIN / "make_text.py", "text"], cwd=folder, check=True, capture_output=True, text=True
-    )
-    assert again.stdout == "`text` has train.txt and validation.txt already\n"
+    again = output_of(sys.executable, TRAIN / "make_text.py", "text", folder=folder)
+    assert again == "`text` has train.txt and validation.txt already\n"
     assert (folder / "text" / "train.txt").stat().st_mtime_ns == made
 
 
 def test_make_text_does_not_mix_with_other_files(folder: Path) -> None:
-    refused = subprocess.run(
-        [sys.executable, TRAIN / "make_text.py", "pc0/.."], cwd=folder, check=False, capture_output=True, text=True
-    )
+    refused = call(sys.executable, TRAIN / "make_text.py", "pc0/..", folder=folder)
     assert refused.returncode == 1
     assert refused.stderr == (
         "error: `pc0/..` has files in it, but not both of train.txt and validation.txt\n"
@@ -173,13 +168,10 @@ def test_out_of_memory_halves_the_batch_and_the_training_stays_the_same(folder: 
     (folder / "halved").mkdir()
     memory = [str(SCRIPTS / "small_gpu.py"), "1", "3", "1", "0"]  # on rank 1, after step 3, for 1 of its 2 samples
     command = [str(TRAIN / "train.py"), "--config", "../settings.yaml", "--data", "../text"]
-    done = subprocess.run(
-        [sys.executable, "-m", "winfleet.launch", "--auto", "--processes", "2", "--", *memory, *command],
-        cwd=folder / "halved", env=ENVIRONMENT, capture_output=True, text=True, timeout=patience(120), check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "effective batch 8 = 1 batch_size x 4 gradient_accumulation_steps x 2 processes" in done.stdout.splitlines()
-    first, second = done.stdout.split("resumes after step 2\n")
+    launch = [sys.executable, "-m", "winfleet.launch", "--auto", "--processes", "2"]
+    printed = output_of(*launch, "--", *memory, *command, folder=folder / "halved")
+    assert "effective batch 8 = 1 batch_size x 4 gradient_accumulation_steps x 2 processes" in printed.splitlines()
+    first, second = printed.split("resumes after step 2\n")
     losses = {**validation_losses(first), **validation_losses(second)}
     assert losses == pytest.approx({**validation_losses(whole), 2: losses[2]}, abs=1e-3)
     course = dict(re.findall(r"^step (\d)/6  loss (\S+) ", whole, re.MULTILINE))

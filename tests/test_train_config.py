@@ -3,13 +3,13 @@
 import dataclasses
 import itertools
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from programs import call
 from train_config import ConfigError, TrainConfig, load
 
 TRAIN = Path(__file__).parents[1] / "train"
@@ -139,4 +139,4 @@ def test_settings_made_in_python_are_checked_too() -> None:
 
 def test_it_needs_no_torch() -> None:
     check = "import sys, train_config; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check], cwd=TRAIN, check=False).returncode == 0
+    assert call(sys.executable, "-c", check, folder=TRAIN).returncode == 0

@@ -3,14 +3,14 @@
 import contextlib
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from conftest import ENVIRONMENT, wait_until
+from conftest import wait_until
+from programs import call, output_of
 from windows_lab import MASTER, NET, PASSWORD, SCRIPT, NewPc, in_the_lab, windows
 
 DOOR = SCRIPT.with_suffix(".cmd")
@@ -24,8 +24,8 @@ def win_ping(pc: NewPc, trust: Path) -> str:
         "ansible_winrm_server_cert_validation": "validate", "ansible_winrm_ca_trust_path": str(trust),
         "ansible_password": PASSWORD,
     }  # fmt: skip
-    command = ["ansible", "all", "-i", f"{pc.address},", "-m", "ansible.windows.win_ping", "-e", json.dumps(variables)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    words = ("-i", f"{pc.address},", "-m", "ansible.windows.win_ping", "-e", json.dumps(variables))
+    done = call("ansible", "all", *words)
     return done.stdout + done.stderr
 
 
@@ -295,8 +295,7 @@ def test_a_second_address_is_in_the_certificate_and_the_master_gets_its_own_subn
         pc.assert_open()
         worker = pc.worker()
         assert [one["address"] for one in worker["facts"]["adapters"]] == [pc.address, second]
-        names = subprocess.run(["openssl", "x509", "-noout", "-ext", "subjectAltName"], input=worker["certificate"],
-                               capture_output=True, text=True, check=True).stdout  # fmt: skip
+        names = output_of("openssl", "x509", "-noout", "-ext", "subjectAltName", given=worker["certificate"])
         assert [name.strip().lower() for name in names.splitlines()[1].split(",")] == [
             f"dns:{pc.name}", f"ip address:{pc.address}", f"ip address:{second}",
         ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Processes that do not spend seconds on importing torch or Ansible: forked from one that has them (scripts/forked.py)."""
+"""How tests run programs; some do not spend seconds on importing torch or Ansible: they are forked from one that has them."""
 
 import functools
 import json
@@ -12,16 +12,42 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from conftest import ENVIRONMENT, SCRIPTS, patience
+import pytest
+from conftest import ENVIRONMENT, ROOT, SCRIPTS, patience
 from servers import free_port
 
 TORCH = ("accelerate", "winfleet.launcher.agent", "winfleet.rank.watching")
 ANSIBLE = ("ansible.cli.playbook",)
 
 
+def call(
+    *words: str | Path, folder: Path = ROOT, given: str = "", **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """Runs a program to its end, which is given the text, and variables besides those that all tests have."""
+    return subprocess.run(
+        words, cwd=folder, env={**ENVIRONMENT, **environment}, input=given, capture_output=True, text=True, check=False,
+        timeout=patience(300),
+    )  # fmt: skip
+
+
+def output_of(*words: str | Path, folder: Path = ROOT, given: str = "", **environment: str) -> str:
+    """What a program prints; fails the test where it fails."""
+    done = call(*words, folder=folder, given=given, **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def in_git(*words: str) -> list[str]:
+    """The files that `git ls-files` lists; skips the test where there is no checkout."""
+    listed = call("git", "ls-files", "-z", *words)
+    if listed.returncode:
+        pytest.skip("no checkout of git")
+    return [name for name in listed.stdout.split("\0") if name]
+
+
 @functools.cache
 def parent(shared: Sequence[str]) -> "subprocess.Popen[str]":
-    """The process that is forked; it ends with this one, whose end closes its standard input."""
+    """The process that is forked, scripts/forked.py; it ends with this one, whose end closes its standard input."""
     command = [sys.executable, str(SCRIPTS / "forked.py"), *shared]
     return subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
