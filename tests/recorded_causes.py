@@ -5,6 +5,9 @@ network namespaces.
 """
 
 POOL = "Task failed: ntlm: HTTPSConnectionPool(host='10.77.0.12', port=5986): Max retries exceeded with url: /wsman (Caused by "
+CERTIFICATE = (
+    f"{POOL}SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: "
+)
 CONNECTIONS = {
     "password": "Task failed: ntlm: the specified credentials were rejected by the server",
     "filtered-token": (
@@ -15,35 +18,17 @@ CONNECTIONS = {
         "Task failed: ntlm: The WS-Management service cannot process the request. This user is allowed a maximum number of 1500 "
         "concurrent operations, which has been exceeded. Close existing operations for this user, or raise the quota for this user."
     ),
-    "refused": POOL + 'NewConnectionError("…: Failed to establish a new connection: [Errno 111] Connection refused"))',
-    "off": POOL + 'NewConnectionError("…: Failed to establish a new connection: [Errno 113] No route to host"))',
-    "firewalled": POOL
-    + "ConnectTimeoutError(<… at 0x7f>, 'Connection to 10.77.0.12 timed out. (connect timeout=30)'))",
-    "name-unknown": POOL
-    + "NameResolutionError(\"…: Failed to resolve 'pc9' ([Errno -2] Name or service not known)\"))",
-    "certificate-other": (
-        POOL + "SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: "
-        "self-signed certificate (_ssl.c:1006)')))"
-    ),
-    "certificate-address": (
-        POOL + "SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: IP "
-        "address mismatch, certificate is not valid for '10.77.0.12'. (_ssl.c:1006)')))"
-    ),
-    "certificate-expired": (
-        POOL + "SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: "
-        "certificate has expired (_ssl.c:1006)')))"
-    ),
-    "clock-skew": (
-        POOL + "SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: "
-        "certificate is not yet valid (_ssl.c:1006)')))"
-    ),
-    "certificate-file": (
-        "Task failed: ntlm: Could not find a suitable TLS CA certificate bundle, invalid path: /x/certificates/lab/pc2.pem"
-    ),
-    "dropped": (
-        "Task failed: winrm connection error: HTTPSConnectionPool(host='10.77.0.12', port=5986): Read timed out. (read timeout=10)"
-    ),
-    "wrong-protocol": POOL + "SSLError(SSLError(1, '[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)')))",
+    "refused": f'{POOL}NewConnectionError("…: Failed to establish a new connection: [Errno 111] Connection refused"))',
+    "off": f'{POOL}NewConnectionError("…: Failed to establish a new connection: [Errno 113] No route to host"))',
+    "firewalled": f"{POOL}ConnectTimeoutError(<… at 0x7f>, 'Connection to 10.77.0.12 timed out. (connect timeout=30)'))",
+    "name-unknown": f"{POOL}NameResolutionError(\"…: Failed to resolve 'pc9' ([Errno -2] Name or service not known)\"))",
+    "certificate-other": f"{CERTIFICATE}self-signed certificate (_ssl.c:1006)')))",
+    "certificate-address": f"{CERTIFICATE}IP address mismatch, certificate is not valid for '10.77.0.12'. (_ssl.c:1006)')))",
+    "certificate-expired": f"{CERTIFICATE}certificate has expired (_ssl.c:1006)')))",
+    "clock-skew": f"{CERTIFICATE}certificate is not yet valid (_ssl.c:1006)')))",
+    "certificate-file": "Task failed: ntlm: Could not find a suitable TLS CA certificate bundle, invalid path: /x/certificates/lab/pc2.pem",
+    "dropped": "Task failed: winrm connection error: HTTPSConnectionPool(host='10.77.0.12', port=5986): Read timed out. (read timeout=10)",
+    "wrong-protocol": f"{POOL}SSLError(SSLError(1, '[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)')))",
     "ssh-unreachable": (
         "Task failed: Data could not be sent to remote host '127.0.0.2'. Make sure this host can be reached over SSH: "
         "[Errno 32] Broken pipe"
@@ -169,58 +154,59 @@ RECORDED = {
 }
 
 # Other words for the same.
-OTHERS = [
-    ("disk-full", "RuntimeError: basic_ios::clear: iostream error"),  # torch.save to /dev/full
-    ("disk-full", "SafetensorError: Error while serializing: I/O error: Os { code: 112, kind: StorageFull }"),
-    ("disk-full", "OSError: [WinError 112] 디스크 공간이 부족합니다"),
-    ("paging-file", "OSError: [WinError 1455] 이 작업을 완료하기 위한 페이징 파일이 너무 작습니다"),
-    ("paging-file", "RuntimeError: Couldn't open shared file mapping: <torch_1_2_3>, error code: <1455>"),
-    ("file-denied", "error: failed to create directory: 액세스가 거부되었습니다. (os error 5)"),
-    ("file-denied", "PermissionError: [WinError 5] 액세스가 거부되었습니다: 'C:\\\\x'"),
-    ("loader-ended", "RuntimeError: DataLoader worker (pid 4711) is killed by signal: Killed. "),
-    ("torch-differs", "pc2: torch 2.12.0, the other 2 have 2.13.0+cu130"),
-    ("torch-differs", "pc1, pc2: torch 2.13.0 on pc1 · 2.12.0 on pc2"),
-    ("peer-gone", "ConnectionResetError: [WinError 10054] 현재 연결은 원격 호스트에 의해 강제로 끊겼습니다"),
+OTHERS = {
+    "disk-full": [
+        "RuntimeError: basic_ios::clear: iostream error",  # torch.save to /dev/full
+        "SafetensorError: Error while serializing: I/O error: Os { code: 112, kind: StorageFull }",
+        "OSError: [WinError 112] 디스크 공간이 부족합니다",
+    ],
+    "paging-file": [
+        "OSError: [WinError 1455] 이 작업을 완료하기 위한 페이징 파일이 너무 작습니다",
+        "RuntimeError: Couldn't open shared file mapping: <torch_1_2_3>, error code: <1455>",
+    ],
+    "file-denied": [
+        "error: failed to create directory: 액세스가 거부되었습니다. (os error 5)",
+        "PermissionError: [WinError 5] 액세스가 거부되었습니다: 'C:\\\\x'",
+    ],
+    "loader-ended": ["RuntimeError: DataLoader worker (pid 4711) is killed by signal: Killed. "],
+    "torch-differs": [
+        "pc2: torch 2.12.0, the other 2 have 2.13.0+cu130",
+        "pc1, pc2: torch 2.13.0 on pc1 · 2.12.0 on pc2",
+    ],
+    "peer-gone": ["ConnectionResetError: [WinError 10054] 현재 연결은 원격 호스트에 의해 강제로 끊겼습니다"],
     # https://github.com/pytorch/pytorch/issues/139990, torch 2.5
-    ("libuv", "RuntimeError: use_libuv was requested but PyTorch was build without libuv support"),
+    "libuv": ["RuntimeError: use_libuv was requested but PyTorch was build without libuv support"],
     # https://github.com/pytorch/pytorch/issues/136361 and torch/_inductor/cpp_builder.py
-    (
-        "compiler-missing",
+    "compiler-missing": [
         "RuntimeError: Cannot find a working triton installation. Either the package is not installed or it is too old.",
-    ),
-    ("compiler-missing", "RuntimeError: Compiler: cl is not found."),
+        "RuntimeError: Compiler: cl is not found.",
+    ],
     # https://github.com/edenaion/EZ-CorridorKey/issues/60
-    ("app-control", "DLL load failed while importing _C: An Application Control policy has blocked this file."),
+    "app-control": ["DLL load failed while importing _C: An Application Control policy has blocked this file."],
     # https://github.com/2noise/ChatTTS/issues/886
-    (
-        "dll-procedure",
-        'OSError: [WinError 193] %1 不是有效的 Win32 应用程序。 Error loading "D:\\x\\torch\\lib\\cublas64_12.dll" or one of its dependencies.',
-    ),
+    "dll-procedure": [
+        'OSError: [WinError 193] %1 不是有效的 Win32 应用程序。 Error loading "D:\\x\\torch\\lib\\cublas64_12.dll" or one of its dependencies.'
+    ],
     # https://github.com/nagadomi/nunif/issues/701
-    (
-        "dll-missing",
-        '[WinError 1114] A dynamic link library (DLL) initialization routine failed. Error loading "...\\c10.dll" or one of its dependencies.',
-    ),
+    "dll-missing": [
+        '[WinError 1114] A dynamic link library (DLL) initialization routine failed. Error loading "...\\c10.dll" or one of its dependencies.'
+    ],
     # https://github.com/astral-sh/uv/issues/17679, with an antivirus
-    (
-        "file-held",
-        "`-> failed to rename file from C:\\x\\uv\\cache\\.tmpoKUsxT to C:\\x\\uv\\cache\\archive-v0\\goBugx: Accès refusé. (os error 5)",
-    ),
+    "file-held": [
+        "`-> failed to rename file from C:\\x\\uv\\cache\\.tmpoKUsxT to C:\\x\\uv\\cache\\archive-v0\\goBugx: Accès refusé. (os error 5)"
+    ],
     # https://github.com/KoljaB/LocalEmotionalAIVoiceChat/issues/1
-    (
-        "cudnn",
-        "Could not locate cudnn_ops64_9.dll. Please make sure it is in your library path!\nInvalid handle. Cannot load symbol cudnnCreateTensorDescriptor",
-    ),
+    "cudnn": [
+        "Could not locate cudnn_ops64_9.dll. Please make sure it is in your library path!\nInvalid handle. Cannot load symbol cudnnCreateTensorDescriptor"
+    ],
     # https://github.com/alvinliu0/HumanGaussian/issues/4
-    (
-        "hub-offline",
-        "(MaxRetryError(\"HTTPSConnectionPool(host='huggingface.co', port=443): Max retries exceeded with url: /x/config.json",
-    ),
+    "hub-offline": [
+        "(MaxRetryError(\"HTTPSConnectionPool(host='huggingface.co', port=443): Max retries exceeded with url: /x/config.json"
+    ],
     # https://github.com/vllm-project/vllm-ascend/issues/2248
-    (
-        "rank-missing",
-        "torch.distributed.DistStoreError: wait timeout after 1800000ms, keys: /default_pg/0//54//cpu//0/2",
-    ),
+    "rank-missing": [
+        "torch.distributed.DistStoreError: wait timeout after 1800000ms, keys: /default_pg/0//54//cpu//0/2"
+    ],
     # https://github.com/OptimalScale/LMFlow/issues/65
-    ("wandb-key", "wandb: ERROR api_key not configured (no-tty). call wandb.login(key=[your_api_key])"),
-]
+    "wandb-key": ["wandb: ERROR api_key not configured (no-tty). call wandb.login(key=[your_api_key])"],
+}

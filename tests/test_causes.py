@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from builders import pcs
 from conftest import ROOT, SCRIPTS
 from made_files import write_wheel
 from programs import call, output_of
@@ -27,7 +28,7 @@ from winfleet.core.causes import (
 )
 from winfleet.core.causes_table import CONNECTION, FAILURE, Row
 from winfleet.core.errors import HostError
-from winfleet.core.plan import Plan, lay_out_hosts
+from winfleet.core.plan import Plan
 from winfleet.core.status import Cause, describe_failure
 from winfleet.environments import environment
 from winfleet.launcher.agent import as_cause, join_failure
@@ -72,7 +73,7 @@ def test_a_row_is_whole(row: Row) -> None:
     assert not row.fix.endswith(".")
 
 
-RECORDS = [*RECORDED.items(), *OTHERS]
+RECORDS = [*RECORDED.items(), *((code, text) for code, texts in OTHERS.items() for text in texts)]
 
 
 @pytest.mark.parametrize(("code", "text"), RECORDS, ids=[code for code, _ in RECORDS])
@@ -129,7 +130,7 @@ def test_a_failure_of_uv_finds_its_cause(
     assert ("set uv_env_wheels" in str(raised.value)) == code.startswith("index-")
 
 
-HOSTS = lay_out_hosts({"name": f"pc{n}", "address": f"127.0.0.{n}", "processes": 1} for n in (1, 2))
+HOSTS = pcs(1, 1, network="127.0.0")
 
 
 @pytest.mark.parametrize(("code", "signal"), [("killed", 9), ("crashed", 6)])

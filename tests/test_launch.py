@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import pcs
 from conftest import ENVIRONMENT, SCRIPTS, patience, processes_with, wait_until
 from programs import Forked, call, run_ranks
 from prometheus_client.parser import text_string_to_metric_families
-from winfleet.core.plan import Plan, choose_backend, lay_out_hosts
+from winfleet.core.plan import Plan, choose_backend
 from winfleet.core.status import Status, StatusError, fetch
 from winfleet.runs.environment import prepare_environment
 from winfleet.view.verdict import find_culprit
@@ -84,7 +85,7 @@ def test_a_foreign_script_that_starts_processes_by_spawn_runs_unmodified(with_sc
 )  # fmt: skip
 def test_foreign_scripts_run_unmodified(with_scripts: Path, words: list[str], expected: list[str]) -> None:
     """In ranks as the launcher starts them, but that they share the import of torch."""
-    (host,) = lay_out_hosts([{"name": "pc1", "address": "127.0.0.1", "processes": 2}])
+    (host,) = pcs(2, network="127.0.0")
     plan = Plan(run="r1", command=tuple(words), hosts=(host,), backend=choose_backend([host]))
     environ = dict(ENVIRONMENT)
     prepare_environment(plan, host, with_scripts, console=True, environ=environ)
@@ -96,14 +97,14 @@ def test_foreign_scripts_run_unmodified(with_scripts: Path, words: list[str], ex
 def test_what_goes_wrong_before_the_ranks_is_told(copied: Path, trouble: str) -> None:
     run = copied / "runs" / "r"
     run.mkdir(parents=True)
-    hosts = lay_out_hosts([{"name": "pc1", "address": "127.0.9.9", "processes": 1}])
+    hosts = pcs(1, network="127.0.9")
     code = "0" * 12 if trouble == "no code" else None
     (run / "plan.json").write_text(Plan(run="r", command=("x.py",), hosts=hosts, code=code).to_json())
     (copied / "torch.py").write_text("raise OSError('a DLL cannot be loaded')")
     command = [*LAUNCH, "--plan", str(run / "plan.json"), "--machine-rank", "0"]
     environment = {**ENVIRONMENT, "PYTHONPATH": str(copied)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    told = wait_until(lambda: last_word("127.0.9.9"), 15, "a last word")
+    told = wait_until(lambda: last_word("127.0.9.1"), 15, "a last word")
     _, said = process.communicate(timeout=patience(20))
     if trouble == "no code":
         assert process.returncode == 2
@@ -140,11 +141,8 @@ class Cluster:
     """Launchers with one plan, each as a host of its own on a loopback address."""
 
     def __init__(self, folder: Path, processes: Sequence[int], command: Sequence[str], **values: Any) -> None:
-        hosts = lay_out_hosts(
-            {"name": f"pc{n}", "address": f"127.0.0.{n}", "processes": count} for n, count in enumerate(processes, 1)
-        )
         values = {"start_timeout_seconds": int(patience(60)), **values}
-        self.plan = Plan(run="r1", command=tuple(command), hosts=hosts, **values)
+        self.plan = Plan(run="r1", command=tuple(command), hosts=pcs(*processes, network="127.0.0"), **values)
         self.folder = folder
         self.launchers: dict[int, Forked] = {}
 
@@ -238,7 +236,7 @@ def listening() -> set[tuple[str, int]]:
 
 def test_on_windows_temporary_files_and_models_lie_below_fleet_home_unless_the_user_says_where(tmp_path: Path) -> None:
     def prepared(system: str, variables: dict[str, str], **inherited: str) -> dict[str, str]:
-        (host,) = lay_out_hosts([{"name": "pc1", "address": "10.0.0.1", "processes": 1, "os": system}])
+        (host,) = pcs(1, os=system)
         plan = Plan(run="r", command=("train.py",), hosts=(host,), variables={"pc1": variables})
         environ = dict(inherited)
         prepare_environment(plan, host, tmp_path / "runs" / "r", console=False, environ=environ)

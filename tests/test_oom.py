@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from builders import pcs
 from winfleet.core.causes import advise
-from winfleet.core.plan import Plan, lay_out_hosts
+from winfleet.core.plan import Plan
 from winfleet.core.status import Cause, describe_failure
 from winfleet.launcher.agent import Starts
 from winfleet.launcher.proposals import proposal, propose, write_proposal
@@ -305,8 +306,7 @@ def home(tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def plan(config: str | None = CONFIG, command: str = "t.py --config {config}") -> Plan:
-    hosts = [{"name": f"pc{n}", "address": f"127.0.0.{n}", "processes": 1} for n in (1, 2)]
-    return Plan(run="r1", command=tuple(command.split()), hosts=lay_out_hosts(hosts), config=config)
+    return Plan(run="r1", command=tuple(command.split()), hosts=pcs(1, 1), config=config)
 
 
 def test_the_controller_proposes_beside_the_settings_and_in_the_runs_folder(home: Path, config: Path) -> None:

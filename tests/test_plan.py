@@ -7,18 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from winfleet.core.plan import Host, Plan, PlanError, choose_backend, lay_out_hosts
-
-
-def hosts(*processes: int, **values: Any) -> tuple[Host, ...]:
-    return lay_out_hosts(
-        {"name": f"pc{number}", "address": f"10.0.0.{number}", "processes": count, **values}
-        for number, count in enumerate(processes, start=1)
-    )
+from builders import pcs
+from winfleet.core.plan import Host, Plan, PlanError, choose_backend
 
 
 def plan(**values: Any) -> Plan:
-    return Plan(**{"run": "r", "command": ("train.py",), "hosts": hosts(1, 3, 2), **values})
+    return Plan(**{"run": "r", "command": ("train.py",), "hosts": pcs(1, 3, 2), **values})
 
 
 def host(**values: Any) -> Host:
@@ -26,7 +20,7 @@ def host(**values: Any) -> Host:
 
 
 def test_ranks_of_unequal_hosts_follow_each_other() -> None:
-    laid = hosts(1, 3, 2)
+    laid = pcs(1, 3, 2)
     assert [(host.machine_rank, host.first_rank, host.processes) for host in laid] == [(0, 0, 1), (1, 1, 3), (2, 4, 2)]
     made = plan(hosts=laid)
     assert made.world_size == 6
@@ -37,7 +31,7 @@ def test_ranks_of_unequal_hosts_follow_each_other() -> None:
 
 def test_plan_json_holds_all_of_the_plan(tmp_path: Path) -> None:
     written = plan(
-        hosts=hosts(1, 2, adapter="이더넷 2", os="Windows", gpus=("RTX 4090", "RTX 4090")),
+        hosts=pcs(1, 2, adapter="이더넷 2", os="Windows", gpus=("RTX 4090", "RTX 4090")),
         command=("train.py", "--이름", 'a "b"'), code="0c0de0c0de00", config="steps: 3\n", backend="nccl",
         mixed_precision="bf16", max_restarts=2, start_timeout_seconds=30, stuck_seconds=9, variables={"pc1": {"OMP_NUM_THREADS": "1"}},
     )  # fmt: skip
@@ -65,7 +59,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str, str]] = {
     ),
     "no processes": (lambda: host(processes=0), "host pc1: 0 processes", "set fleet_processes of pc1 to 1 or more"),
     "same address": (
-        lambda: plan(hosts=hosts(1, 1, address="10.0.0.9")),
+        lambda: plan(hosts=pcs(1, 1, address="10.0.0.9")),
         "hosts pc1 and pc2 have the same address 10.0.0.9",
         "give pc2 its own fleet_address, or remove one of the two from the inventory",
     ),
@@ -87,7 +81,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str, str]] = {
         "gloo does not connect them; leave one kind out of the group `workers`",
     ),
     "ranks out of order": (
-        lambda: plan(hosts=hosts(1, 2)[::-1]),
+        lambda: plan(hosts=pcs(1, 2)[::-1]),
         "host pc2: machine_rank 1 and first rank 1, expected 0 and 0",
         "make the plan with lay_out_hosts()",
     ),

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import pcs
 from conftest import Fleet, needs_namespaces, patience, processes_with
 from namespaces import Net, made
-from winfleet.core.plan import Plan, lay_out_hosts
+from winfleet.core.plan import Plan
 from winfleet.rank.trial import Step, Trial, summarize
 from winfleet.rehearsal import checks, controller, peers, summary
 from winfleet.rehearsal.checks import Facts
@@ -28,11 +29,7 @@ CODE, DATA = "c" * 12, "d" * 12
 
 
 def plan_of(*processes: int, system: str = "Linux") -> Plan:
-    hosts = lay_out_hosts(
-        {"name": f"pc{number}", "address": f"10.0.0.{number}", "processes": count, "os": system}
-        for number, count in enumerate(processes, 1)
-    )
-    return Plan(run="r", command=("train.py",), hosts=hosts, code=CODE, data=DATA)
+    return Plan(run="r", command=("train.py",), hosts=pcs(*processes, os=system), code=CODE, data=DATA)
 
 
 def facts(**values: Any) -> Facts:

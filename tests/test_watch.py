@@ -1,26 +1,24 @@
 """The live view: what it says of a run, in any terminal, whatever the launchers send."""
 
-import contextlib
 import dataclasses
-import http.server
 import io
 import json
 import os
 import socket
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pexpect
 import pytest
+from builders import pcs
 from conftest import ENVIRONMENT, patience
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
+from servers import answering
 from winfleet import status as watch
-from winfleet.core.plan import Plan, lay_out_hosts
+from winfleet.core.plan import Plan
 from winfleet.core.status import Event, Rank, Status, name_ranks, parse
 from winfleet.launcher.metrics import expose
 from winfleet.machine import hardware
@@ -217,25 +215,6 @@ def test_metrics_are_in_prometheus_units_and_unknown_values_are_left_out() -> No
 # -- where it comes from
 
 
-@contextlib.contextmanager
-def serving(text: str) -> Iterator[None]:
-    """A launcher that serves the text at 127.0.7.1:29502."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, *_: Any) -> None:
-            """Says nothing."""
-
-    with http.server.HTTPServer(("127.0.7.1", 29502), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.02}).start()
-        yield
-        server.shutdown()
-
-
 def test_a_launcher_is_asked_first_and_then_its_file(tmp_path: Path) -> None:
     target = watch.Target(name="pc1", address="127.0.7.1", run="r1", folder=tmp_path)
     silent = watch.ask(target)
@@ -245,15 +224,17 @@ def test_a_launcher_is_asked_first_and_then_its_file(tmp_path: Path) -> None:
     assert getattr(watch.ask(target), "state", "") == "running"
     (tmp_path / "status.json").write_text(host(1, time=time.time() - 60).to_json())
     assert getattr(watch.ask(target), "state", "") == "lost", "a launcher writes every second"
-    with serving(host(1, rank(0)).to_json()):
+    said = host(1, rank(0)).to_json().encode()
+    with answering(b"HTTP/1.0 200 OK\r\n\r\n" + said, "127.0.7.1", 29502):
         assert watch.ask(target) == host(1, rank(0))
     (tmp_path / "status.json").unlink()
-    with serving(host(1, run="r2").to_json()):
+    said = host(1, run="r2").to_json().encode()
+    with answering(b"HTTP/1.0 200 OK\r\n\r\n" + said, "127.0.7.1", 29502):
         assert watch.ask(target) == "pc1: 127.0.7.1:29502 serves run r2"
 
 
 def run_folder(folder: Path) -> Path:
-    hosts = lay_out_hosts([{"name": f"pc{n}", "address": f"127.0.7.{n}", "processes": 2} for n in (1, 2)])
+    hosts = pcs(2, 2, network="127.0.7")
     for number, name in enumerate(("older", "newer")):
         home = folder / "logs" / name
         (home / "pc1").mkdir(parents=True)
