@@ -80,8 +80,11 @@ class Cluster:
         return values
 
 
+Clusters = Callable[[int], Cluster]
+
+
 @contextlib.contextmanager
-def clusters(folder: Path) -> Iterator[Callable[[int], Cluster]]:
+def clusters(folder: Path) -> Iterator[Clusters]:
     """Makes clusters of so many hosts, and ends their processes."""
     made: list[Cluster] = []
 

@@ -23,6 +23,7 @@ from winfleet.controller.clusters import Worker, add, fingerprint
 
 ADDRESS = "127.77.53.1"  # of the loopback: a PC that shows a certificate
 PASSWORD = "päss'w$rd"
+TRAIN = ("deploy_and_train.yml", "-i")
 # In place of ansible-playbook: writes down what it was called with, a line a call.
 RECORDER = """#!{python}
 import json, os, sys
@@ -114,12 +115,7 @@ def test_the_dialogue_asks_compares_and_hides_the_password(master: Master, pc: s
     terminal.close()
     assert terminal.exitstatus == 0, terminal.before
     assert PASSWORD not in "".join([*said, terminal.before])
-    settings = {
-        "fleet_data": "",
-        "fleet_config": "",
-        "fleet_project": str(tmp_path / "my project"),
-        "fleet_command": "train.py --epochs 3",
-    }
+    settings = {"fleet_data": "", "fleet_config": "", "fleet_project": str(tmp_path / "my project")}
     new = {
         "fleet_cluster": "연구실",
         "fleet_worker_addresses": [ADDRESS],
@@ -129,7 +125,7 @@ def test_the_dialogue_asks_compares_and_hides_the_password(master: Master, pc: s
     assert master.called() == [
         [["add_workers.yml", "-e", new], account],
         [["worker_setup.yml", "-i", "inventories/연구실"], account],
-        [["deploy_and_train.yml", "-i", "inventories/연구실", "-e", settings], account],
+        [[*TRAIN, "inventories/연구실", "-e", {**settings, "fleet_command": "train.py --epochs 3"}], account],
     ]
     written = [path for path in tmp_path.rglob("*") if path.is_file() and path != master.calls]
     assert [path for path in written if PASSWORD.encode() in path.read_bytes()] == []
@@ -152,19 +148,11 @@ def test_a_no_adds_nothing(master: Master, pc: str) -> None:
 
 
 def known_cluster(master: Master, pem: str, tmp_path: Path) -> None:
+    """inventories/lab with PC1, and inventories/two with one that does not answer besides."""
+    first = Worker(name="PC1", address=ADDRESS, certificate=pem, user="lab")
     other = Worker(name="PC2", address="127.77.53.2", certificate=certificate(tmp_path, "pc2"))
-    add(
-        master.root / "inventories" / "two",
-        [Worker(name="PC1", address=ADDRESS, certificate=pem, user="lab"), other],
-        replace=False,
-        dry_run=False,
-    )
-    add(
-        master.root / "inventories" / "lab",
-        [Worker(name="PC1", address=ADDRESS, certificate=pem, user="lab")],
-        replace=False,
-        dry_run=False,
-    )
+    for name, workers in (("lab", [first]), ("two", [first, other])):
+        add(master.root / "inventories" / name, workers, replace=False, dry_run=False)
 
 
 def test_with_arguments_a_known_cluster_trains_without_a_question(master: Master, pc: str, tmp_path: Path) -> None:
@@ -173,7 +161,7 @@ def test_with_arguments_a_known_cluster_trains_without_a_question(master: Master
     assert done.returncode == 0, done.stderr
     assert f"PC1 {ADDRESS} answers" in done.stdout
     account = {"WINFLEET_USER": None, "WINFLEET_PASSWORD": "secret"}
-    train = ["deploy_and_train.yml", "-i", "inventories/lab"]
+    train = [*TRAIN, "inventories/lab"]
     assert master.called() == [[[*train, "-e", {"fleet_skip_deploy": True}], account]]
     master.calls.unlink()
     assert master.run("--cluster", "lab", WINFLEET_PASSWORD="secret").returncode == 0
@@ -186,12 +174,8 @@ def test_a_worker_file_says_account_and_gpus(master: Master, pc: str, tmp_path: 
     (tmp_path / "PC1.worker.yml").write_text(yaml.safe_dump(values))
     done = master.run("--files", str(tmp_path), "--skip-deploy")
     assert "GPUs: NVIDIA GeForce RTX 4090" in done.stdout
-    assert master.called()[0][0] == [
-        "add_workers.yml",
-        "-e",
-        {"fleet_cluster": "lab", "fleet_worker_files": str(tmp_path)},
-    ]
-    assert len(master.called()) == 2
+    added, _ = master.called()
+    assert added[0] == ["add_workers.yml", "-e", {"fleet_cluster": "lab", "fleet_worker_files": str(tmp_path)}]
 
 
 @pytest.mark.parametrize(
@@ -233,15 +217,7 @@ class Windows:
         for path in (ROOT / "scripts").glob("master_deploy.*"):
             shutil.copy(path, self.root / "scripts")
         self.system = lab.prefix(pc) / "windows" / "system32"
-        command = [
-            "x86_64-w64-mingw32-gcc",
-            "-municode",
-            "-O1",
-            "-static",
-            "-o",
-            str(folder / "wsl.exe"),
-            str(SCRIPTS / "wsl.c"),
-        ]
+        command = ["x86_64-w64-mingw32-gcc", "-municode", "-O1", "-static", "-o", folder / "wsl.exe", SCRIPTS / "wsl.c"]
         subprocess.run(command, check=True)
         self.program = folder / "wsl.exe"
 
@@ -256,11 +232,8 @@ class Windows:
             (self.system / "wsl.list").write_bytes(distributions)
         done = self.lab.command("run", self.pc, "--policy", "Bypass", str(self.root / "scripts" / name), *words)
         called = self.system / "wsl.called"
-        return (
-            done.returncode,
-            done.stdout + done.stderr,
-            called.read_text("utf-8").splitlines() if called.exists() else [],
-        )
+        words_of_wsl = called.read_text("utf-8").splitlines() if called.exists() else []
+        return done.returncode, done.stdout + done.stderr, words_of_wsl
 
 
 @pytest.fixture(scope="module")
@@ -268,9 +241,8 @@ def windows_pc(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Windows:
     return Windows(lab, lab.up(1)[0], tmp_path_factory.mktemp("master"))
 
 
-UBUNTU = "docker-desktop\r\nUbuntu-24.04\r\n우분투\r\n".encode(
-    "utf-16-le"
-)  # older versions write that, whatever WSL_UTF8 says
+# older versions write UTF-16, whatever WSL_UTF8 says
+UBUNTU = "docker-desktop\r\nUbuntu-24.04\r\n우분투\r\n".encode("utf-16-le")
 
 
 def in_wsl(folder: Path, packed: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -311,9 +283,8 @@ def test_addresses_reach_the_dialogue_in_wsl_as_they_were_given(windows_pc: Wind
 def test_without_arguments_the_dialogue_asks(windows_pc: Windows) -> None:
     status, said, called = windows_pc.open(distributions=b"Debian\r\n", name="master_deploy.cmd")
     assert status == 7, said
-    assert called[1:] in (
-        ["--distribution", "Debian", "--exec", "bash", "scripts/master_deploy.sh", *end] for end in ([], [""])
-    )
+    expected = ["--distribution", "Debian", "--exec", "bash", "scripts/master_deploy.sh"]
+    assert called[1:] in (expected, [*expected, ""])
 
 
 @in_the_lab
@@ -352,7 +323,6 @@ def test_a_python_that_is_too_old_is_named(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "scripts", tmp_path / "checkout" / "scripts")
     done = in_wsl(tmp_path / "checkout", "", PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     assert done.returncode == 2
-    assert (
-        "has Python 3.10.12, needed is 3.11 or newer\nhint: in PowerShell: wsl --install -d Ubuntu-24.04" in done.stderr
-    )
+    said = "has Python 3.10.12, needed is 3.11 or newer\nhint: in PowerShell: wsl --install -d Ubuntu-24.04"
+    assert said in done.stderr
     assert not (tmp_path / "home").exists()

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from conftest import patience, wait_until
 from made_files import fill
-from swarm_hosts import CONTROLLER, Cluster, clusters, listens, share, whole_digest
+from swarm_hosts import CONTROLLER, Cluster, Clusters, clusters, listens, share, whole_digest
 from winfleet.core.files import held
 from winfleet.host import remote
 from winfleet.transfer import receiver
@@ -39,7 +39,7 @@ CONTENT = {
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Callable[[int], Cluster]]:
+def cluster(tmp_path: Path) -> Iterator[Clusters]:
     """Makes clusters, and ends their processes."""
     with clusters(tmp_path) as make:
         yield make
@@ -81,7 +81,7 @@ def test_what_cannot_be_sent_is_named(tmp_path: Path) -> None:
 # --- the swarm
 
 
-def test_three_hosts_get_two_folders(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+def test_three_hosts_get_two_folders(cluster: Clusters, tmp_path: Path) -> None:
     code = share(fill(tmp_path / "code", CONTENT))
     (tmp_path / "code" / "run.sh").chmod(0o755)
     code, alone = share(tmp_path / "code"), share(fill(tmp_path / "alone", {"one.bin": os.urandom(3_000_000)}))
@@ -107,7 +107,7 @@ def test_three_hosts_get_two_folders(cluster: Callable[[int], Cluster], tmp_path
     assert [result.down_bytes for result in three.seed(code, alone).values()] == [0, 0, 0]
 
 
-def test_a_killed_transfer_goes_on_where_it_stopped(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+def test_a_killed_transfer_goes_on_where_it_stopped(cluster: Clusters, tmp_path: Path) -> None:
     size = 150_000_000
     sent, one = share(fill(tmp_path / "source", {"big": os.urandom(size)})), cluster(1)
     place = one.target("pc1", sent).parent / f".{sent.root}.part" / sent.root / "big"
@@ -131,9 +131,7 @@ def test_a_killed_transfer_goes_on_where_it_stopped(cluster: Callable[[int], Clu
     assert whole_digest(one.target("pc1", sent)) == whole_digest(sent.source)
 
 
-def test_a_new_transfer_ends_an_earlier_one_of_the_same_host_alone(
-    cluster: Callable[[int], Cluster], tmp_path: Path
-) -> None:
+def test_a_new_transfer_ends_an_earlier_one_of_the_same_host_alone(cluster: Clusters, tmp_path: Path) -> None:
     sent, two = share(fill(tmp_path / "source", {"a": b"content"})), cluster(2)
     for host in two.hosts:
         two.start(host, sent, peers={})
@@ -148,7 +146,7 @@ def test_a_new_transfer_ends_an_earlier_one_of_the_same_host_alone(
     assert listens(two.hosts["pc2"], two.port)
 
 
-def test_one_changed_file_of_a_thousand_moves_alone(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+def test_one_changed_file_of_a_thousand_moves_alone(cluster: Clusters, tmp_path: Path) -> None:
     content = {f"{number % 7}/{number}.bin": hashlib.sha256(b"%d" % number).digest() * 640 for number in range(1000)}
     one = cluster(1)
     before = fill(tmp_path / "pc1" / "data" / "older", content)
@@ -177,9 +175,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", place], check=True)
 
 
-def test_a_full_disk_is_named_before_a_byte_is_sent(
-    cluster: Callable[[int], Cluster], tmp_path: Path, small_disk: Path
-) -> None:
+def test_a_full_disk_is_named_before_a_byte_is_sent(cluster: Clusters, tmp_path: Path, small_disk: Path) -> None:
     sent, two = share(fill(tmp_path / "source", {"big": bytes(60_000_000)})), cluster(2)
     process = two.start("pc1", sent)
     two.start("pc2", sent)
@@ -218,7 +214,7 @@ class Liar:
         return int(self.handle.status().total_payload_upload)
 
 
-def test_a_liar_is_rejected_and_named(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+def test_a_liar_is_rejected_and_named(cluster: Clusters, tmp_path: Path) -> None:
     sent, one = share(fill(tmp_path / "source", {"big": os.urandom(4_000_000)})), cluster(1)
     process = one.start("pc1", sent, peers={"pc9": "127.0.0.19"})
     liar = Liar(sent, tmp_path / "liar", "127.0.0.19")
@@ -231,7 +227,7 @@ def test_a_liar_is_rejected_and_named(cluster: Callable[[int], Cluster], tmp_pat
     assert process.wait(patience(10)) == 0
 
 
-def test_with_a_liar_alone_the_failure_names_it(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+def test_with_a_liar_alone_the_failure_names_it(cluster: Clusters, tmp_path: Path) -> None:
     sent, one = share(fill(tmp_path / "source", {"big": os.urandom(1_000_000)})), cluster(1)
     seconds = patience(2)
     one.start("pc1", sent, peers={"pc9": "127.0.0.19"}, controllers=(), patience_seconds=seconds)
@@ -256,7 +252,7 @@ def greet(source: str, target: tuple[str, int], sent: Share) -> bytes:
             return b""
 
 
-def test_a_stranger_gets_no_answer(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+def test_a_stranger_gets_no_answer(cluster: Clusters, tmp_path: Path) -> None:
     sent, one = share(fill(tmp_path / "source", {"a": b"secret"})), cluster(1)
     process = one.start("pc1", sent)
     target = (one.hosts["pc1"], one.port)
@@ -271,9 +267,7 @@ def test_a_stranger_gets_no_answer(cluster: Callable[[int], Cluster], tmp_path: 
     assert process.poll() is None
 
 
-def test_a_host_that_is_not_there_is_lost_and_the_others_go_on(
-    cluster: Callable[[int], Cluster], tmp_path: Path
-) -> None:
+def test_a_host_that_is_not_there_is_lost_and_the_others_go_on(cluster: Clusters, tmp_path: Path) -> None:
     sent, two = share(fill(tmp_path / "source", {"a": b"content"})), cluster(2)
     two.start("pc1", sent)
     wait_until(lambda: listens(two.hosts["pc1"], two.port), 20, "the start of pc1")
@@ -287,7 +281,7 @@ def test_a_host_that_is_not_there_is_lost_and_the_others_go_on(
     )
 
 
-def test_hosts_that_stall_or_vanish_are_named(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+def test_hosts_that_stall_or_vanish_are_named(cluster: Clusters, tmp_path: Path) -> None:
     sent, two = share(fill(tmp_path / "source", {"big": os.urandom(150_000_000)})), cluster(2)
     processes = {host: two.start(host, sent, peers={}) for host in two.hosts}
     done: list[str] = []
@@ -307,9 +301,7 @@ def test_hosts_that_stall_or_vanish_are_named(cluster: Callable[[int], Cluster],
     assert results["pc2"].cause.startswith(f"pc2 (127.0.0.12) is gone since {seconds:.0f} s, with ")
 
 
-def test_a_host_that_has_everything_and_does_not_end_is_named(
-    cluster: Callable[[int], Cluster], tmp_path: Path
-) -> None:
+def test_a_host_that_has_everything_and_does_not_end_is_named(cluster: Clusters, tmp_path: Path) -> None:
     sent, one = share(fill(tmp_path / "source", {"a": b"content"})), cluster(1)
     process = one.start("pc1", sent, peers={"pc9": "127.0.0.19"})
 
@@ -324,7 +316,7 @@ def test_a_host_that_has_everything_and_does_not_end_is_named(
     assert re.fullmatch(said, result.cause), result.cause
 
 
-def test_a_host_does_not_wait_for_one_that_takes_nothing(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+def test_a_host_does_not_wait_for_one_that_takes_nothing(cluster: Clusters, tmp_path: Path) -> None:
     sent, one = share(fill(tmp_path / "source", {"a": b"content"})), cluster(1)
     seconds = patience(2)
     process = one.start("pc1", sent, peers={"pc9": "127.0.0.19"}, patience_seconds=seconds)
@@ -338,7 +330,7 @@ def test_a_host_does_not_wait_for_one_that_takes_nothing(cluster: Callable[[int]
     assert process.wait(patience(20)) == 0
 
 
-def test_a_host_ends_by_itself_without_a_controller(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+def test_a_host_ends_by_itself_without_a_controller(cluster: Clusters, tmp_path: Path) -> None:
     sent, one = share(fill(tmp_path / "source", {"a": b"content"})), cluster(1)
     process = one.start("pc1", sent, patience_seconds=1.0)
     wait_until((one.folder / "pc1" / "result.json").exists, 15, "the result")
@@ -350,9 +342,7 @@ def test_a_host_ends_by_itself_without_a_controller(cluster: Callable[[int], Clu
     assert process.wait(patience(10)) == 1
 
 
-def test_a_torrent_with_other_content_than_was_announced_is_refused(
-    cluster: Callable[[int], Cluster], tmp_path: Path
-) -> None:
+def test_a_torrent_with_other_content_than_was_announced_is_refused(cluster: Clusters, tmp_path: Path) -> None:
     sent, one = share(fill(tmp_path / "source", {"a": b"content"})), cluster(1)
     other = fill(tmp_path / "other", {"a": b"changed"})
     torrent = make_torrent(other, list_files(other, honour_git=False), sent.root)
@@ -398,7 +388,7 @@ def put(one: Cluster, path: str, body: bytes, token: str, source: str = CONTROLL
         connection.close()
 
 
-def test_an_archive_comes_where_libtorrent_is_missing(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+def test_an_archive_comes_where_libtorrent_is_missing(cluster: Clusters, tmp_path: Path) -> None:
     sent, one = share(fill(tmp_path / "source", CONTENT)), cluster(1)
     expected = whole_digest(sent.source)
     pack(sent.source, list_files(sent.source, honour_git=False), tmp_path / "good.tar")
