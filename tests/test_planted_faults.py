@@ -1,5 +1,7 @@
 """Faults planted on Windows PCs of the lab: one preflight names each on its host, with its fix, before anything is changed."""
 
+import contextlib
+import os
 import re
 import shutil
 import subprocess
@@ -7,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from windows_cluster import ONE, TWO, Cluster, added
-from windows_lab import LAB, NET, Lab, in_the_lab
+from windows_cluster import ONE, TWO, Cluster, added, errors
+from windows_lab import LAB, NET, SETTINGS, Lab, in_the_lab, windows
 
 pytestmark = in_the_lab
 
@@ -30,8 +32,17 @@ $state.dynamicport = '1024 64511'
 Write-LabState $state
 """
 GPU = "NVIDIA GeForce RTX 3060, {driver}, 12288, GPU-1, 5100, 8.6\n"
-STRANGER = "GPU-1, 4242, C:\\games\\게임.exe, 7000\n"
+GAME = "GPU-1, 4242, C:\\games\\게임.exe, 7000\n"
+STRANGER = """
+import os, socket, sys, time
+with socket.create_server(("0.0.0.0", int(sys.argv[1]))):
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+"""
+
 EXPECTED = (
+    "controller: fleet_project: no folder /nowhere",
+    "controller: fleet_data: no folder /no/data",
     rf"{ONE}: it goes to sleep after 30 minutes on mains (power plan Balanced)",
     rf"{ONE}: a restart is pending (Windows Update)",
     rf"{ONE}: Smart App Control is on and blocks the unsigned libraries of Python's packages",
@@ -55,7 +66,7 @@ def planted(lab: Lab, tmp_path: Path) -> Iterator[Cluster]:
         program, script = tmp_path / "nvidia-smi.exe", tmp_path / "plant.ps1"
         source = LAB.parent / "windows" / "nvidia_smi.c"
         subprocess.run(["x86_64-w64-mingw32-gcc", "-O2", "-s", "-o", program, source], check=True)
-        for host, driver, users in ((ONE, "580.88", STRANGER), (TWO, "472.12", "")):
+        for host, driver, users in ((ONE, "580.88", GAME), (TWO, "472.12", "")):
             drive = lab.prefix(host.lower())
             shutil.copy(program, drive / "windows" / "system32" / "nvidia-smi.exe")
             (drive / "lab" / "query-gpu.csv").write_text(GPU.format(driver=driver), "utf-8")
@@ -72,11 +83,30 @@ def planted(lab: Lab, tmp_path: Path) -> Iterator[Cluster]:
         yield cluster
 
 
+@contextlib.contextmanager
+def stranger(cluster: Cluster, host: str, port: int) -> Iterator[int]:
+    """A program of someone else that listens on a port of a PC; its process id there."""
+    script = cluster.folder / "stranger.py"
+    script.write_text(STRANGER, "utf-8")
+    command = [str(LAB), "run", host.lower(), r"C:\lab\python\python.exe", windows(script), str(port)]
+    with subprocess.Popen(command, env=SETTINGS, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            yield int(process.stdout.readline())
+        finally:
+            for pid in cluster.processes(host, script.name):
+                os.kill(pid, 9)
+
+
 def test_each_planted_fault_is_named_on_its_host_before_anything_is_changed(planted: Cluster) -> None:
-    done = planted.play("deploy_and_train.yml", "fleet_command=bare.py")
+    with stranger(planted, ONE, 29500) as pid:
+        done = planted.play("deploy_and_train.yml", "fleet_project=/nowhere", "fleet_data=/no/data")
     assert done.returncode != 0, done.stdout
-    missing = [line for line in EXPECTED if not re.search(rf"{re.escape(line)}.*\n  hint: ", done.stdout)]
+    taken = f"{ONE}: port 29500 (the ranks' store) on {planted.lab.address(ONE.lower())} is taken by python (pid {pid})"
+    missing = [line for line in (*EXPECTED, taken) if not re.search(rf"{re.escape(line)}.*\n  hint: ", done.stdout)]
     assert missing == [], done.stdout
+    assert errors(done.stdout) == 1
+    assert f"{TWO}: port " not in done.stdout
     assert "To go on in spite of that: -e fleet_warnings=" in done.stdout
     assert "Driver" in done.stdout, "the table of the hosts"
     assert f"580.88: {ONE} · 472.12: {TWO}" in done.stdout

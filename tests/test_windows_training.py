@@ -27,13 +27,6 @@ SWARM = "winfleet.transfer.swarm"
 DISK_MB = 260  # for the wheels, 64 MiB that stay free, and a file that leaves no room for them
 FILLER = "of somebody else"
 ARRIVED = 10_000_000  # bytes of the wheels, at which a transfer is in its middle
-STRANGER = """
-import os, socket, sys, time
-with socket.create_server(("0.0.0.0", int(sys.argv[1]))):
-    print(os.getpid(), flush=True)
-    time.sleep(600)
-"""
-
 # Each call tells what was asked for before.
 AWAKE = """
 import ctypes, sys
@@ -66,38 +59,6 @@ def cluster(made: Cluster) -> Iterator[Cluster]:
     made.hosts, made.variables = hosts, variables
     left = made.of_runs()
     assert not left, f"processes stayed behind: {left}"
-
-
-@contextlib.contextmanager
-def stranger(cluster: Cluster, host: str, port: int) -> Iterator[int]:
-    """A program of someone else that listens on a port of a PC; its process id there."""
-    script = cluster.folder / "stranger.py"
-    script.write_text(STRANGER, "utf-8")
-    command = [str(LAB), "run", host.lower(), PYTHON, windows(script), str(port)]
-    with subprocess.Popen(command, env=SETTINGS, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout
-            yield int(process.stdout.readline())
-        finally:
-            for pid in cluster.processes(host, script.name):
-                os.kill(pid, 9)
-
-
-def test_all_that_is_wrong_is_said_at_once_and_nothing_is_changed(cluster: Cluster) -> None:
-    cluster.hosts[TWO]["fleet_home"] = "Q:\\winfleet"
-    with stranger(cluster, ONE, 29500) as pid:
-        done = cluster.play("deploy_and_train.yml", "fleet_project=/nowhere", "fleet_data=/no/data")
-    assert done.returncode != 0
-    assert (
-        "controller: fleet_project: no folder /nowhere\n  hint: give the folder that holds your script" in done.stdout
-    )
-    assert "controller: fleet_data: no folder /no/data\n  hint: give the folder of your data" in done.stdout
-    address = cluster.lab.address(ONE.lower())
-    assert f"{ONE}: port 29500 (the ranks' store) on {address} is taken by python (pid {pid})" in done.stdout
-    assert f"{TWO}: port " not in done.stdout
-    assert f"{TWO}: fleet_home Q:\\winfleet cannot be written\n  hint: set fleet_home of {TWO}" in done.stdout
-    assert errors(done.stdout) == 1
-    assert not any(cluster.home(host).exists() for host in cluster.hosts)
 
 
 def test_a_host_on_which_uv_fails_is_named_and_nothing_half_made_counts(cluster: Cluster) -> None:
