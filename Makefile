@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 N ?= 2
 PCS := $(foreach number,$(shell seq $(N)),pc$(number))
 
-.PHONY: train deploy status watch stop test lint molecule pytest docs lab lab-ready lab-down lock clean
+.PHONY: train deploy status watch stop test quick lint molecule pytest docs lab lab-ready lab-down lock clean
 
 train: $(VENV)/.control  ## trains on the inventory, by default on two workers of this machine
 	@$(PLAY) deploy_and_train.yml -i $(INVENTORY)
@@ -30,20 +30,16 @@ watch: $(VENV)/.control  ## the newest run, shown anew each second; ARGS="--run 
 stop: $(VENV)/.control  ## checkpoint, then exit
 	@$(PLAY) stop.yml -i $(INVENTORY)
 
-test: lint molecule pytest  ## everything; ends with pytest's closing lines
-
-lint: $(VENV)/.dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/ansible-lint --offline -q
-
-molecule: $(VENV)/.dev
-	$(BIN)/molecule test --all
-
-pytest: $(VENV)/.dev
+test: $(VENV)/.dev  ## everything, side by side; ends with what passed and failed
 	@tests/packages.sh
-	tests/run.sh
+	@$(BIN)/python tests/run.py
+
+lint molecule pytest: $(VENV)/.dev  ## one part of it
+	@tests/packages.sh
+	@$(BIN)/python tests/run.py $@
+
+quick: $(VENV)/.dev  ## three minutes, for whoever edits: lint, types, and the tests that need neither lab nor Ansible
+	@$(BIN)/python tests/run.py quick
 
 docs: $(VENV)/.control  ## docs/troubleshooting.md and .en.md from the table of causes
 	@$(BIN)/python docs/troubleshooting.py

@@ -31,7 +31,8 @@ from winfleet.core.errors import HostError
 from winfleet.core.plan import Plan
 from winfleet.core.status import Cause, describe_failure
 from winfleet.environments import environment
-from winfleet.launcher.agent import as_cause, join_failure
+from winfleet.launcher.agent import as_cause
+from winfleet.launcher.joining import join_failure
 from winfleet.launcher.rendezvous import PlanRendezvous
 
 # code -> the test that has the failure happen

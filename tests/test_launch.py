@@ -9,35 +9,20 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from builders import pcs
 from conftest import ENVIRONMENT, SCRIPTS, patience, processes_with, wait_until
-from programs import Forked, call, run_ranks
+from launchers import BARE, ENDLESS, LAUNCH, Launch, auto, copied, launch
+from programs import run_ranks
 from prometheus_client.parser import text_string_to_metric_families
 from winfleet.core.plan import Plan, choose_backend
 from winfleet.core.status import Status, StatusError, fetch
 from winfleet.runs.environment import prepare_environment
 from winfleet.view.verdict import find_culprit
 
-LAUNCH = [sys.executable, "-m", "winfleet.launch"]
-BARE = str(SCRIPTS / "bare.py")
-ENDLESS = (BARE, "--steps", "100000", "--sleep", "0.02")
-
-
-def auto(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    """Two processes of this host, started as a user types it."""
-    return call(*LAUNCH, "--auto", "--processes", "2", *words, folder=folder)
-
-
-@pytest.fixture
-def copied(tmp_path: Path) -> Iterator[Path]:
-    """A folder to start in, in which nothing may be left running."""
-    yield tmp_path
-    wait_until(lambda: not processes_with(str(tmp_path)), 2, "the end of all processes")
+__all__ = ["copied", "launch"]  # fixtures
 
 
 def test_bare_accelerator_trains_and_says_the_guides_lines(copied: Path) -> None:
@@ -137,85 +122,6 @@ def test_a_missing_script_is_one_error(copied: Path) -> None:
     assert done.stderr == f"error: no script absent.py in {copied}\nhint: give its path, or -m for a module\n"
 
 
-class Cluster:
-    """Launchers with one plan, each as a host of its own on a loopback address."""
-
-    def __init__(self, folder: Path, processes: Sequence[int], command: Sequence[str], **values: Any) -> None:
-        values = {"start_timeout_seconds": int(patience(60)), **values}
-        self.plan = Plan(run="r1", command=tuple(command), hosts=pcs(*processes, network="127.0.0"), **values)
-        self.folder = folder
-        self.launchers: dict[int, Forked] = {}
-
-    def runs(self, machine_rank: int) -> Path:
-        return self.folder / f"pc{machine_rank + 1}" / "runs" / "r1"
-
-    def start(self, machine_rank: int) -> None:
-        folder = self.runs(machine_rank)
-        folder.mkdir(parents=True)
-        (folder / "plan.json").write_text(self.plan.to_json(), encoding="utf-8")
-        words = ["-m", "winfleet.launch", "--plan", str(folder / "plan.json"), "--machine-rank", str(machine_rank)]
-        output = self.folder / f"launcher{machine_rank}"
-        self.launchers[machine_rank] = Forked(self.folder, *words, output=output)
-
-    def status(self, machine_rank: int) -> dict[str, Any]:
-        values: dict[str, Any] = json.loads((self.runs(machine_rank) / "status.json").read_text("utf-8"))
-        return values
-
-    def log(self, machine_rank: int, rank: int) -> list[str]:
-        """Lines of a rank's log."""
-        return (self.runs(machine_rank) / f"rank{rank}.log").read_text("utf-8").splitlines()
-
-    def wait_for_training(self) -> None:
-        """Waits until the ranks of all hosts train."""
-
-        def training() -> bool:
-            with contextlib.suppress(OSError):
-                return all(self.status(rank)["state"] == "running" for rank in self.launchers)
-            return False
-
-        wait_until(training, 40, "training")
-
-    def stop(self, *machine_ranks: int, grace_seconds: int) -> None:
-        """Asks the launchers of these hosts to stop."""
-        for machine_rank in machine_ranks:
-            (self.runs(machine_rank) / "stop").write_text(json.dumps({"grace_seconds": grace_seconds}))
-
-    def end(self, machine_rank: int, seconds: float = 60) -> tuple[int, str]:
-        """Exit status and errors of a launcher, once it has ended; meanwhile all are asked, as a controller that follows does."""
-        launcher, deadline = self.launchers[machine_rank], time.monotonic() + patience(seconds)
-        while launcher.poll() is None and time.monotonic() < deadline:
-            for host in self.plan.hosts:
-                with contextlib.suppress(OSError, StatusError):
-                    fetch(host.address)
-            time.sleep(0.1)
-        return launcher.wait(1), launcher.said
-
-    def ends(self, seconds: float = 60) -> list[int]:
-        """Exit statuses of all launchers, once they have ended."""
-        return [self.end(machine_rank, seconds)[0] for machine_rank in sorted(self.launchers)]
-
-
-Launch = Callable[..., Cluster]
-
-
-@pytest.fixture
-def launch(copied: Path) -> Iterator[Launch]:
-    """Starts hosts with so many processes each, all of them or those that are named; a test that fails half-way ends them."""
-    clusters: list[Cluster] = []
-
-    def start(processes: Sequence[int], *command: str, hosts: Sequence[int] | None = None, **values: Any) -> Cluster:
-        cluster = Cluster(copied, processes, command, **values)
-        clusters.append(cluster)
-        for machine_rank in range(len(processes)) if hosts is None else hosts:
-            cluster.start(machine_rank)
-        return cluster
-
-    yield start
-    for cluster in clusters:
-        for launcher in cluster.launchers.values():
-            launcher.kill()
-
-
 def test_unequal_hosts_make_one_world(launch: Launch) -> None:
     cluster = launch([1, 2], BARE, "--steps", "5", hosts=[1])  # the order of starting does not matter
     wait_until((cluster.runs(1) / "status.json").exists, 20, "the second host's start")
@@ -304,7 +210,7 @@ def test_a_rank_that_stands_still_is_named_with_the_line_it_stands_at(launch: La
     with urllib.request.urlopen("http://127.0.0.2:29502/metrics") as answer:
         gauges = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
     states = {sample.labels["state"]: sample.value for sample in gauges["winfleet_rank_state"].samples}
-    assert states == {"starting": 0, "joined": 0, "training": 0, "stuck": 1, "ended": 0}
+    assert states == {"starting": 0, "waiting": 0, "joining": 0, "joined": 0, "training": 0, "stuck": 1, "ended": 0}
     cluster.stop(0, 1, grace_seconds=1)
     assert cluster.ends() == [3, 3]
 

@@ -12,7 +12,6 @@ from builders import pcs
 from winfleet.core.causes import advise
 from winfleet.core.plan import Plan
 from winfleet.core.status import Cause, describe_failure
-from winfleet.launcher.agent import Starts
 from winfleet.launcher.proposals import proposal, propose, write_proposal
 from winfleet.rank import oom
 from winfleet.rank.batch_settings import ACCUMULATION, BATCH, Setting, SettingsError, change, find, find_both, put
@@ -372,16 +371,6 @@ def test_a_script_that_takes_other_values_is_ended() -> None:
             oom.check_taken(expected, told, sizes)
         assert str(refused.value) == text
         assert "[batch-unknown]" in advise(text)
-
-
-def test_a_later_generation_has_its_own_time_to_start() -> None:
-    starts = Starts(600)
-    begun = starts._since
-    assert not starts.are_late(1, begun + 599)
-    assert starts.are_late(1, begun + 601)
-    assert not starts.are_late(2, begun + 7200)
-    assert not starts.are_late(2, begun + 7799)
-    assert starts.are_late(2, begun + 7801)
 
 
 def test_names_are_no_others() -> None:

@@ -36,6 +36,7 @@ from winfleet.core.plan import (
 )
 from winfleet.core.status import STOP_AT, STOPPING, Cause, StatusError, describe_failure, parse, plain
 from winfleet.launcher.board import Board
+from winfleet.launcher.console import shared_with
 from winfleet.machine.hardware import gpu_names, owner_of_port
 from winfleet.runs.environment import prepare_environment, take_secrets
 from winfleet.runs.work import enter_work, fill_in
@@ -43,6 +44,8 @@ from winfleet.runs.work import enter_work, fill_in
 log = logging.getLogger("winfleet")
 
 EXIT_CODES: Final = {"finished": 0, "failed": 1, "stopped": 3}
+FORMAT: Final = "%(asctime)s [%(levelname)s] %(message)s"
+TIMES: Final = "%H:%M:%S"
 DETACH_SECONDS: Final = 60.0  # a PC that is busy, or slow to import
 
 
@@ -197,7 +200,7 @@ def detach(plan_file: Path, machine_rank: int, logon: str) -> int:
 def main(words: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     found = arguments(words)
-    logging.basicConfig(format="%(asctime)s [%(levelname)s] %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(format=FORMAT, datefmt=TIMES)
     log.setLevel(logging.INFO)
     try:
         if found.plan and found.detach:
@@ -221,7 +224,9 @@ def main(words: Sequence[str] | None = None) -> int:
             if found.apart:
                 (folder.parent / "work").mkdir()
                 os.chdir(folder.parent / "work")
-        return EXIT_CODES[launch(plan, host, folder, ports, console=found.auto)]
+        shared = shared_with(log, logging.Formatter(FORMAT, TIMES)) if found.auto else contextlib.nullcontext()
+        with shared:
+            return EXIT_CODES[launch(plan, host, folder, ports, console=found.auto)]
     except PlanError as error:
         print(f"error: {error}", file=sys.stderr)
         if found.log:

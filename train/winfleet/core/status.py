@@ -57,7 +57,7 @@ class Rank:
     rank: int
     local_rank: int = 0
     pid: int | None = None
-    state: str = "starting"  # starting, joined, training, stuck, ended
+    state: str = "starting"  # starting, waiting (for ranks that have not come), joining, joined, training, stuck, ended
     count: int = 0  # optimizer steps of this process
     step: int = 0  # as the script counts
     begun: int | None = None  # step after which this process went on, once the script has told its steps

@@ -26,6 +26,7 @@ from winfleet.core.plan import Host, Plan
 from winfleet.core.status import MAX_LINES, STOP_AT, STOPPING, Cause, plain
 from winfleet.launcher.board import Board
 from winfleet.launcher.halving import Halving
+from winfleet.launcher.joining import Joining
 from winfleet.launcher.rendezvous import PlanRendezvous, RunEndedError, prepare_windows_agent
 from winfleet.launcher.stuck import Alarm
 
@@ -152,15 +153,17 @@ def run_ranks(
     environment and folder.
     """
     stop, alarm, halving = Stop(folder, board), Alarm(board.lookout), Halving(command, host, folder, board)
-    starts = Starts(plan.start_timeout_seconds)
+    joining = Joining(host, plan, board.lookout)
 
     def watch() -> None:
         stop.look(rendezvous)
         alarm.look(rendezvous.store)
         halving.look()
-        late = [rank.rank for rank in board.status.ranks if rank.state == "starting"]
-        if starts.are_late(rendezvous.generation, time.monotonic()) and late:
-            rendezvous.end("failed", join_failure(late, host, plan))
+        ranks, now = board.status.ranks, time.monotonic()
+        if why := joining.failure(rendezvous.store, rendezvous.generation, ranks, now):
+            rendezvous.end("failed", why)
+        if text := joining.news(ranks, now):
+            board.note(text, "stuck")
 
     rendezvous = PlanRendezvous(
         run_id=plan.run, machine_rank=host.machine_rank, num_machines=len(plan.hosts), address=plan.hosts[0].address,
@@ -188,21 +191,6 @@ def run_ranks(
     return say_memory(outcome, halving) if outcome.state == "failed" and halving.kept else outcome
 
 
-class Starts:
-    """How long the present generation has had to start."""
-
-    def __init__(self, limit_seconds: float) -> None:
-        self.limit_seconds = limit_seconds
-        self._generation, self._since = 0, time.monotonic()
-
-    def are_late(self, generation: int, now: float) -> bool:
-        """Whether ranks of this generation that are still starting are too late; monotonic seconds."""
-        if generation != self._generation:
-            self._since = now if self._generation else self._since  # the first one's launchers had to start too
-            self._generation = generation
-        return now - self._since > self.limit_seconds
-
-
 def say_memory(outcome: Outcome, halving: Halving) -> Outcome:
     """The outcome with the rank that ran out of memory as its cause, and why its batch was not made smaller."""
     note = halving.note
@@ -212,16 +200,6 @@ def say_memory(outcome: Outcome, halving: Halving) -> Outcome:
         host=halving.host.name, rank=note.rank, exit_code=code, text=note.failure(halving.kept),
         lines=last_lines(halving.folder / f"rank{note.rank}.log"), time=outcome.cause.time if outcome.cause else time.time(),
     ))  # fmt: skip
-
-
-def join_failure(late: list[int], host: Host, plan: Plan) -> str:
-    """The sentence for a start that hangs: which ranks did not join, and what closed port that usually means."""
-    ranks = ", ".join(map(str, late))
-    first = plan.hosts[0]
-    return (
-        f"rank {ranks} on {host.name} did not join within {plan.start_timeout_seconds} s: from {host.name} "
-        f"({host.address}) to {first.name} ({first.address}) port 29500 or the dynamic ports may be closed"
-    )
 
 
 def judge(

@@ -16,7 +16,7 @@ __all__ = ["CONTENT_TYPE", "expose"]
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 LABELS: Final = ("run", "host", "rank")
-RANK_STATES: Final = ("starting", "joined", "training", "stuck", "ended")
+RANK_STATES: Final = ("starting", "waiting", "joining", "joined", "training", "stuck", "ended")
 BYTES_PER_MIB: Final = 2**20
 
 Value = Callable[[Rank], float | None]

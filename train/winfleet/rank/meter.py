@@ -81,11 +81,15 @@ class Meter:
                 told = {**self.values, "count": self.count, "moves": self.clock.moves, "beat": time.time()}
                 write_atomic(self.folder / f"rank{self.rank}.json", json.dumps(told))
 
+    def joins(self, state: str) -> None:
+        """How far the rank is on its way into its process group: joining, or waiting for other ranks."""
+        self.values["state"] = state
+        self.write()
+
     def joined(self) -> None:
         """The rank's process group stands."""
-        if self.values["state"] == "starting":
-            self.values["state"] = "joined"
-            self.write()
+        if self.values["state"] in ("starting", "joining"):
+            self.joins("joined")
 
     def batch(self, size: int, seconds: float = 0.0) -> None:
         """A batch of `size` samples was drawn, in so many seconds; it counts once it is trained on."""

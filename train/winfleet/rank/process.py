@@ -6,16 +6,14 @@ import contextlib
 import ctypes
 import os
 import signal
-import socket
 import sys
-import time
 from typing import Any, Final
 
 import torch.distributed as dist
 
+from winfleet.rank import gate
 from winfleet.rank.meter import Meter
 
-STORE_SECONDS: Final = 60.0  # then torch waits in its own way
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
@@ -47,27 +45,18 @@ def bind_gloo(address: str) -> None:
     dist.distributed_c10d.ProcessGroupGloo = PlannedGloo  # type: ignore[misc]
 
 
-def wait_for_ranks_store() -> None:
-    """Waits until rank 0 listens: torch's own retry sleeps 0.25 to 0.75 s the first time, then ever longer."""
-    if os.environ.get("RANK", "0") == "0" or "MASTER_PORT" not in os.environ:
-        return
-    address, deadline = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), time.monotonic() + STORE_SECONDS
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(address, timeout=1.0):
-            return
-        time.sleep(0.02)
-
-
 def force_backend(backend: str, meter: Meter) -> None:
     """Where the plan says gloo the script's process groups use it, whatever it or Accelerate asks for; notes the joining."""
-    original = dist.init_process_group
+    original, together = dist.init_process_group, int(os.environ.get("WORLD_SIZE", "1")) > 1
 
     def init_process_group(asked: str | None = None, *args: Any, **kwargs: Any) -> None:
+        nonlocal together
         asked = kwargs.pop("backend", asked)
         if backend == "gloo" and (asked is None or "nccl" in asked):
             asked = "gloo"
-        wait_for_ranks_store()
-        original(asked, *args, **kwargs)
+        hold, together = together and not args and gate.is_by_environment(kwargs), False  # once: all have come then
+        with gate.held(meter.joins) if hold else contextlib.nullcontext():
+            original(asked, *args, **kwargs)
         meter.joined()
 
     if backend == "gloo":

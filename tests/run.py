@@ -1,0 +1,151 @@
+"""Runs the checks of the project in lanes side by side, as most of them wait much of their time.
+
+    python tests/run.py [lint] [molecule] [pytest] [quick]
+
+As root on Linux each worker of pytest has a network of its own, so that ports 29500-29504 are its own, and what tests start
+lives in a namespace of processes that ends with them. Elsewhere one test runs at a time. A lane's output is printed when it
+is done. Ctrl-C ends all lanes and takes the lab's PCs away.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+CACHE: Final = ROOT / ".cache"
+LAB: Final = "molecule/lab/lab"
+ENDING_SECONDS: Final = 60.0  # for tests to take away what they made, once they are asked to end
+# Processes and mounts of their own; a shell is their first process, as somebody must wait for orphans.
+APART: Final = "unshare --pid --fork --kill-child --mount --mount-proc bash -c"
+MOUNTS: Final = "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns"
+OTHERS: Final = "not lab and not index"
+COUNTED: Final = re.compile(r"(\d+) (passed|failed|skipped|error)")
+
+
+def apart(command: str, *, network: bool) -> str:
+    """The command, whose processes all end with it, and which as `network` has a network of its own with a loopback alone."""
+    if network:
+        return f"{APART.replace(' --pid', ' --net --pid')} '{MOUNTS} && ip link set lo up && {command}; exit $?'"
+    return f"{APART} '{MOUNTS} && {command}; exit $?'"
+
+
+def molecule(name: str, *scenarios: str, local: bool = True) -> str:
+    """The scenarios, with a folder of their own for what molecule and the hosts keep."""
+    place = CACHE / f"molecule-{name}"
+    hosts = f"WINFLEET_INVENTORY={ROOT}/molecule/hosts/local.yml " if local else ""
+    return (
+        f"{hosts}WINFLEET_MOLECULE={place}/hosts MOLECULE_EPHEMERAL_DIRECTORY={place}/state "
+        f"molecule test {' '.join(f'-s {scenario}' for scenario in scenarios)}"
+    )
+
+
+def lanes(wanted: set[str]) -> dict[str, list[str]]:
+    """Name -> commands of each lane that this machine can run."""
+    root = os.geteuid() == 0 and all(shutil.which(name) for name in ("unshare", "ip"))
+    lab = root and shutil.which("apt-get") is not None and os.environ.get("WINFLEET_LAB_TESTS") != "0"
+    found: dict[str, list[str]] = {"lab": [], "tests": [], "roles": [], "index": [], "lint": []}
+    workers = f"-n {(os.cpu_count() or 1) + 1} --dist loadfile"
+    if wanted & {"lint", "quick"}:
+        found["lint"] += ["ruff check . && ruff format --check .", "mypy"]
+        found["lint"] += ["ansible-lint --offline -q"] if "lint" in wanted else []
+    if "quick" in wanted:
+        found["tests"].append(apart(f'pytest {workers} -m "{OTHERS} and not ansible"', network=False) if root
+                              else f'pytest -m "{OTHERS} and not ansible"')  # fmt: skip
+    if "molecule" in wanted:
+        if lab:
+            found["lab"].append(molecule("windows", "default", "winrm_setup", "firewall", "power_plan", local=False))
+        linux = molecule("linux", *(() if lab else ("default",)), "launch", "data_sync", "accelerate_config")
+        found["roles"].append(apart(linux, network=True) if root else linux)
+        found["index"].append(molecule("index", "uv_env"))
+    if "pytest" in wanted:
+        found["lab"] += ["pytest -m lab"] if lab else []
+        found["tests"].append(apart(f'pytest {workers} -m "{OTHERS}"', network=False) if root
+                              else f'pytest -m "{OTHERS}"')  # fmt: skip
+        found["index"].append('pytest -m "index and not lab"')
+    if not root:  # ports are shared, so one thing at a time
+        found = {"lint": found["lint"], "tests": [*found["roles"], *found["index"], *found["tests"]]}
+    return {name: commands for name, commands in found.items() if commands}
+
+
+class Lane:
+    """Commands one after the other in a session of their own: Ctrl-C reaches this program alone, which ends lanes in order."""
+
+    def __init__(self, name: str, commands: list[str]) -> None:
+        self.name, self.output, self.begun = name, CACHE / f"test-{name}.txt", time.monotonic()
+        script = "failed=0\n" + "".join(f"{command} || failed=1\n" for command in commands) + "exit $failed\n"
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                ["bash", "-c", script], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                env={**environment, "WINFLEET_TEST_NETWORKS": str(int(os.geteuid() == 0))}, start_new_session=True,
+            )  # fmt: skip
+
+    def end(self, sign: signal.Signals) -> None:
+        """Sends the signal to all of the lane's own processes."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, sign)
+
+    def tell(self) -> str:
+        """Prints all that it said; the line for the summary."""
+        said = self.output.read_text("utf-8", "replace")
+        seconds = time.monotonic() - self.begun
+        print(f"\n== {self.name}, {seconds:.0f} s\n{said.strip()}", flush=True)
+        return f"{self.name}: {'passed' if self.process.returncode == 0 else 'FAILED'} in {seconds:.0f} s"
+
+
+def end_all(running: list[Lane]) -> None:
+    """Has tests take away what they made, then ends what is left, and the lab's PCs."""
+    print("\nEnding what runs; a second Ctrl-C does not make it faster", flush=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    begun = time.monotonic()
+    for sign, seconds in ((signal.SIGINT, ENDING_SECONDS), (signal.SIGKILL, 2 * ENDING_SECONDS)):
+        for lane in running:
+            lane.end(sign)
+        while any(lane.process.poll() is None for lane in running) and time.monotonic() - begun < seconds:
+            time.sleep(0.1)
+    if any(lane.name == "lab" for lane in running):
+        from windows_lab import SETTINGS
+
+        for environment in (None, SETTINGS):  # molecule's, and that of the tests
+            subprocess.run([LAB, "down"], cwd=ROOT, env=environment, check=False, capture_output=True)
+        for folder in ("inventories/lab", "inventories/certificates/lab"):
+            shutil.rmtree(ROOT / folder, ignore_errors=True)
+
+
+def main(words: list[str]) -> int:
+    """The command line; returns the exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    CACHE.mkdir(exist_ok=True)
+    begun = time.monotonic()
+    running = [Lane(name, commands) for name, commands in lanes(set(words) or {"lint", "molecule", "pytest"}).items()]
+    every, told = list(running), []
+    try:
+        while running:
+            for lane in [lane for lane in running if lane.process.poll() is not None]:
+                running.remove(lane)
+                told.append(lane.tell())
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        end_all(running)
+        return 130
+    counts = dict.fromkeys(("passed", "failed", "skipped", "error"), 0)
+    for lane in every:
+        for line in lane.output.read_text("utf-8", "replace").splitlines():
+            if re.search(r"\b(passed|failed|skipped|error)\b.* in [\d.]+s", line):
+                for number, kind in COUNTED.findall(line):
+                    counts[kind] += int(number)
+    print("\n" + "\n".join(told), f"\nall in {time.monotonic() - begun:.0f} s")
+    print(f"{counts['passed']} passed, {counts['failed'] + counts['error']} failed, {counts['skipped']} skipped")
+    return 1 if any(lane.process.returncode for lane in every) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
