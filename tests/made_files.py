@@ -1,9 +1,10 @@
 """Files that tests make: folders, wheels, certificates."""
 
-import subprocess
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+
+from programs import output_of
 
 
 def fill(folder: Path, content: Mapping[str, bytes]) -> Path:
@@ -28,17 +29,6 @@ def write_wheel(folder: Path, name: str, version: str, tag: str = "py3-none-any"
 def certificate(folder: Path, name: str) -> str:
     """A certificate of that name, as PEM; it lies in the folder, and its key beside it as `key`."""
     path = folder / f"{name}.crt"
-    kind = [
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "30",
-        "-subj",
-        f"/CN={name}",
-    ]
-    command = ["openssl", "req", "-x509", *kind, "-keyout", folder / "key", "-out", path]
-    subprocess.run(command, check=True, capture_output=True)
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30"]
+    output_of("openssl", "req", "-x509", *kind, "-subj", f"/CN={name}", "-keyout", folder / "key", "-out", path)
     return path.read_text()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,12 @@ TORCH = ("accelerate", "winfleet.launcher.agent", "winfleet.rank.watching")
 ANSIBLE = ("ansible.cli.playbook",)
 
 
+Environment = Mapping[str, str]
+NOTHING: Environment = {}
+
+
 def call(
-    *words: str | Path, folder: Path = ROOT, given: str = "", **environment: str
+    *words: str | Path, folder: Path = ROOT, given: str = "", environment: Environment = NOTHING
 ) -> "subprocess.CompletedProcess[str]":
     """Runs a program to its end, which is given the text, and variables besides those that all tests have."""
     return subprocess.run(
@@ -30,9 +34,9 @@ def call(
     )  # fmt: skip
 
 
-def output_of(*words: str | Path, folder: Path = ROOT, given: str = "", **environment: str) -> str:
+def output_of(*words: str | Path, folder: Path = ROOT, given: str = "", environment: Environment = NOTHING) -> str:
     """What a program prints; fails the test where it fails."""
-    done = call(*words, folder=folder, given=given, **environment)
+    done = call(*words, folder=folder, given=given, environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -66,11 +70,11 @@ class Forked:
 
     def __init__(
         self, folder: Path, *words: str | Path, output: Path,
-        environment: dict[str, str] = ENVIRONMENT, shared: Sequence[str] = TORCH,
+        environment: Environment = ENVIRONMENT, shared: Sequence[str] = TORCH,
     ) -> None:  # fmt: skip
         self.output, self.shared = output, shared
         self.returncode: int | None = None
-        given = {"folder": str(folder), "environment": environment, "output": str(output)}
+        given = {"folder": str(folder), "environment": dict(environment), "output": str(output)}
         self.pid: int = ask(shared, **given, words=[str(word) for word in words])
 
     def poll(self) -> int | None:
@@ -107,7 +111,7 @@ class Forked:
 
 
 def run_forked(
-    folder: Path, *words: str | Path, environment: dict[str, str] = ENVIRONMENT, shared: Sequence[str] = TORCH
+    folder: Path, *words: str | Path, environment: Environment = ENVIRONMENT, shared: Sequence[str] = TORCH
 ) -> "subprocess.CompletedProcess[str]":
     """Such a process, once it has ended."""
     with tempfile.TemporaryDirectory() as logs:
@@ -115,7 +119,7 @@ def run_forked(
         return subprocess.CompletedProcess(words, process.wait(120), process.printed, process.said)
 
 
-def run_ranks(folder: Path, *words: str | Path, ranks: int, environment: dict[str, str]) -> str:
+def run_ranks(folder: Path, *words: str | Path, ranks: int, environment: Environment) -> str:
     """What the ranks of one host print, once all have ended well; they are told of each other as torch's agent would."""
     group = {
         "WORLD_SIZE": str(ranks),
@@ -129,10 +133,10 @@ def run_ranks(folder: Path, *words: str | Path, ranks: int, environment: dict[st
             variables = {**environment, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             started.append(Forked(folder, *words, output=Path(logs, f"rank{rank}"), environment=variables))
         deadline = time.monotonic() + patience(120)
-        while None in (codes := [rank.poll() for rank in started]):
+        while None in (codes := [process.poll() for process in started]):
             if any(codes) or time.monotonic() > deadline:
-                for rank in started:
-                    rank.kill()
+                for process in started:
+                    process.kill()
             time.sleep(0.02)
-        assert codes == [0] * ranks, "".join(rank.printed + rank.said for rank in started)
-        return "".join(rank.printed for rank in started)
+        assert codes == [0] * ranks, "".join(process.printed + process.said for process in started)
+        return "".join(process.printed for process in started)

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import pcs
@@ -118,7 +119,7 @@ def test_a_failure_of_uv_finds_its_cause(
     monkeypatch.setenv("UV_INDEX_URL", index if code == "index-refused" else "http://127.0.0.1:9/simple")
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
-    changed = {
+    changed: dict[str, dict[str, Any]] = {
         "hash-mismatch": {"wheels": str(tmp_path / "six")},
         "no-wheel": {"wheels": str(tmp_path / "none")},
         "python-missing": {"base": "3.99"},

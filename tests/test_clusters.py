@@ -100,17 +100,21 @@ class Added:
             self.keys[name] = folder / f"{name}.key"
             self.keys[name].write_text(f"{name}\n")
 
-    def run(self, *arguments: str | Path, fails: bool = False, **environment: str) -> str:
+    def run(self, environment: dict[str, str], *arguments: str | Path, fails: bool = False) -> str:
         """What Ansible shows."""
         settings = ["-e", f"fleet_root={self.folder}", "-e", f"fleet_worker_files={self.folder}"]
-        done = call("ansible-playbook", "add_workers.yml", *settings, *arguments, **environment)
+        done = call("ansible-playbook", "add_workers.yml", *settings, *arguments, environment=environment)
         assert (done.returncode != 0) is fails, done.stdout + done.stderr
         return done.stdout + done.stderr
 
+    def key(self, name: str) -> dict[str, str]:
+        """How Ansible is given a vault password."""
+        return {"ANSIBLE_VAULT_PASSWORD_FILE": str(self.keys[name])}
+
     def variable(self, name: str) -> str:
         """What a playbook has on the host."""
-        command = ["ansible", "pc1", "-i", self.cluster, "-m", "debug", "-a", f"var={name}"]
-        shown = output_of(*command, ANSIBLE_VAULT_PASSWORD_FILE=str(self.keys["right"]))
+        words = ("-i", self.cluster, "-m", "debug", "-a", f"var={name}")
+        shown = output_of("ansible", "pc1", *words, environment=self.key("right"))
         return str(json.loads(shown[shown.index("{") :])[name])
 
 
@@ -122,12 +126,12 @@ def added(tmp_path: Path) -> Added:
 PASSWORD = "암호 {{ 1 }} '\"\\ #:x"
 
 
+@pytest.mark.ansible
 def test_with_a_vault_password_the_workers_password_is_kept_encrypted(added: Added) -> None:
-    secret = {"WINFLEET_PASSWORD": PASSWORD, "WINFLEET_USER": "lab"}
-    key = {"ANSIBLE_VAULT_PASSWORD_FILE": str(added.keys["right"])}
-    added.run("--check", **secret, **key)
+    secret = {"WINFLEET_PASSWORD": PASSWORD, "WINFLEET_USER": "lab", **added.key("right")}
+    added.run(secret, "--check")
     assert not added.vault.exists()
-    shown = added.run("-vvv", **secret, **key)
+    shown = added.run(secret, "-vvv")
     assert added.vault.read_text().startswith("$ANSIBLE_VAULT;1.1;AES256\n")
     assert added.vault.stat().st_mode & 0o777 == 0o600
     everywhere = [shown.encode(), *(path.read_bytes() for path in added.folder.rglob("*") if path.is_file())]
@@ -136,31 +140,32 @@ def test_with_a_vault_password_the_workers_password_is_kept_encrypted(added: Add
     assert (added.variable("ansible_password"), added.variable("ansible_user")) == (PASSWORD, "lab")
 
     before = added.vault.read_bytes()
-    again = added.run(**secret, **key)
+    again = added.run(secret)
     assert "Keep the password" not in again
     assert "--vault-password-file FILE" in again
     assert added.vault.read_bytes() == before
-    words = ("--vault-password-file", key["ANSIBLE_VAULT_PASSWORD_FILE"])
-    assert "Keep the password" in added.run(*words, WINFLEET_PASSWORD="new")
+    words = ("--vault-password-file", added.keys["right"])
+    assert "Keep the password" in added.run({"WINFLEET_PASSWORD": "new"}, *words)
     assert added.variable("ansible_password") == "new"
 
 
+@pytest.mark.ansible
 def test_without_a_vault_password_or_a_password_no_vault_is_made(added: Added) -> None:
-    assert "Next: export WINFLEET_PASSWORD=…; " in added.run(WINFLEET_PASSWORD=PASSWORD)
-    added.run(ANSIBLE_VAULT_PASSWORD_FILE=str(added.keys["right"]))
+    assert "Next: export WINFLEET_PASSWORD=…; " in added.run({"WINFLEET_PASSWORD": PASSWORD})
+    added.run(added.key("right"))
     assert not added.vault.parent.exists()
 
 
+@pytest.mark.ansible
 def test_another_vault_password_and_a_file_that_would_be_hidden_are_refused(added: Added) -> None:
-    secret, key = {"WINFLEET_PASSWORD": PASSWORD}, "ANSIBLE_VAULT_PASSWORD_FILE"
-    right, wrong = ({**secret, key: str(added.keys[name])} for name in ("right", "wrong"))
-    added.run(**right)
+    right, wrong = ({"WINFLEET_PASSWORD": PASSWORD, **added.key(name)} for name in ("right", "wrong"))
+    added.run(right)
     before = added.vault.read_bytes()
-    said = added.run(fails=True, **wrong)
+    said = added.run(wrong, fails=True)
     assert f"{added.vault} cannot be read: " in said
     assert "  hint: give the vault password that it was made with" in said
     assert added.vault.read_bytes() == before
     added.vault.unlink()
     (added.vault.parent.parent / "windows.yml").write_text("fleet_home: D:/winfleet\n")
-    assert "windows.yml would be ignored beside" in added.run(fails=True, **right)
+    assert "windows.yml would be ignored beside" in added.run(right, fails=True)
     assert not added.vault.exists()

@@ -22,6 +22,8 @@ from uv import find_uv_bin
 from winfleet.core.plan import newest_run
 from winfleet.environments.lock import read_lock
 
+pytestmark = pytest.mark.ansible
+
 SECRET = "s3cret-0f-the-test"
 SLOW = "fleet_command=bare.py --steps 100000 --sleep 0.02"
 

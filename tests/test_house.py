@@ -78,7 +78,7 @@ def test_a_role_explains_every_default_and_is_proved(role: str) -> None:
 
 
 def uv(*words: str) -> str:
-    return output_of(Path(sys.executable).with_name("uv"), *words, UV_OFFLINE="1")
+    return output_of(Path(sys.executable).with_name("uv"), *words, environment={"UV_OFFLINE": "1"})
 
 
 def test_the_lock_fits_the_project_and_the_constraints_are_the_lock() -> None:
@@ -100,8 +100,9 @@ def resolved(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     (folder / "group_vars" / "workers.yml").write_text("fleet_free_disk_gb: 77\n")
     workers = {"hosts": {"pc1": {}, "pc2": {"fleet_processes": 3}}, "vars": {"fleet_home": "/of/the/inventory"}}
     (folder / "hosts.yml").write_text(json.dumps({"all": {"vars": {"fleet_run": "of-all"}}, "workers": workers}))
-    words = ["ansible-playbook", "-i", folder / "hosts.yml", "--tags", "no_task_has_this_tag", *PLAYBOOKS]
-    shown = output_of(*words, ANSIBLE_CALLBACK_PLUGINS=str(folder / "plugins"), ANSIBLE_STDOUT_CALLBACK="resolved")
+    words = ("-i", folder / "hosts.yml", "--tags", "no_task_has_this_tag", *PLAYBOOKS)
+    settings = {"ANSIBLE_CALLBACK_PLUGINS": str(folder / "plugins"), "ANSIBLE_STDOUT_CALLBACK": "resolved"}
+    shown = output_of("ansible-playbook", *words, environment=settings)
     assert "a task runs" not in shown
     return [json.loads(line) for line in shown.splitlines() if line.startswith("{")]
 

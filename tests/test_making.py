@@ -65,7 +65,7 @@ class Host:
     def begin(self) -> None:
         making.begin(self.home, self.given, self.start)
 
-    def watch(self, seen: Callable[[str], object] = len) -> Making:
+    def watch(self, seen: Callable[[str], None] = lambda _: None) -> Making:
         """Follows it until it has ended; `seen` is called with what is shown meanwhile."""
         known = watch(
             {"pc1": ADDRESS}, lambda all_: seen(str(all_["pc1"])), interval=0.1, silent_seconds=patience(15), port=self.port

@@ -48,7 +48,7 @@ class Master:
 
     def run(self, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         """With arguments, and without a terminal."""
-        return call(*self.command, *words, folder=self.root, **{**self.environment, **environment})
+        return call(*self.command, *words, folder=self.root, environment={**self.environment, **environment})
 
     def called(self) -> list[Any]:
         """[arguments, account, folder] of each call; -e as values."""
@@ -217,8 +217,8 @@ class Windows:
         for path in (ROOT / "scripts").glob("master_deploy.*"):
             shutil.copy(path, self.root / "scripts")
         self.system = lab.prefix(pc) / "windows" / "system32"
-        command = ["x86_64-w64-mingw32-gcc", "-municode", "-O1", "-static", "-o", folder / "wsl.exe", SCRIPTS / "wsl.c"]
-        subprocess.run(command, check=True)
+        options = ("-municode", "-O1", "-static", "-o", folder / "wsl.exe")
+        output_of("x86_64-w64-mingw32-gcc", *options, SCRIPTS / "wsl.c")
         self.program = folder / "wsl.exe"
 
     def open(
@@ -248,7 +248,7 @@ UBUNTU = "docker-desktop\r\nUbuntu-24.04\r\n우분투\r\n".encode("utf-16-le")
 def in_wsl(folder: Path, packed: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """master_deploy.sh as bash in WSL would run it, up to make, which only says what it would do."""
     given = {"HOME": str(folder.parent / "home"), "MAKEFLAGS": "n", **environment}
-    return call("bash", "scripts/master_deploy.sh", packed, folder=folder, **given)
+    return call("bash", "scripts/master_deploy.sh", packed, folder=folder, environment=given)
 
 
 def words_of(commands: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import wait_until
+from made_files import certificate
 from programs import call, output_of
 from windows_lab import MASTER, NET, PASSWORD, SCRIPT, NewPc, in_the_lab, windows
 
@@ -30,64 +31,43 @@ def win_ping(pc: NewPc, trust: Path) -> str:
 
 
 @in_the_lab
-def test_a_new_pc_is_opened_to_the_master_alone(pc: NewPc) -> None:
-    output = pc.setup_by_itself("-MasterIP", MASTER)
-    assert "changes: 7 service, remoting, http, certificate, listener, rule, trust" in output
-    assert "준비되었습니다" in output
-    assert "on the master" in output
-    pc.assert_open()
-    trust = pc.folder / "pc1.pem"
-    trust.write_text(pc.worker()["certificate"])
-    assert "pong" in win_ping(pc, trust)
-
-    state = pc.state()
-    assert (state["service"], state["policy"], state["sessions"]) == ("Running Automatic", 1, True)
-    assert state["wsman"]["Client\\TrustedHosts"] == MASTER
-    rule = state["firewall"]["winfleet-winrm-https"]
-    assert (rule["LocalPorts"], rule["Protocol"], rule["Profiles"], rule["Grouping"]) == (
-        "5986", 6, 0x7FFFFFFF, "winfleet",
-    )  # fmt: skip
-    assert rule["RemoteAddresses"].split("/")[0] == MASTER
-
-    other = pc.do(
-        f"$c = New-SelfSignedCertificate -Subject CN=PC1 -TextExtension '2.5.29.17={{text}}IPAddress={pc.address}'\n"
-        "'-----BEGIN CERTIFICATE-----'; [Convert]::ToBase64String($c.RawData); '-----END CERTIFICATE-----'"
-    )
-    trust.write_text(other[other.index("-----BEGIN") :])
-    assert "certificate verify failed" in win_ping(pc, trust)
-
-
-@in_the_lab
-def test_twice_is_the_same_as_once(pc: NewPc) -> None:
-    pc.setup("-MasterIP", MASTER)
-    state, worker = pc.raw(), pc.worker()
-    output = pc.setup("-MasterIP", MASTER)
-    assert "changes: 0" in output
-    assert "error" not in output
-    assert pc.raw() == state
-    again = pc.worker()
-    worker["facts"]["disk_free_gb"] = again["facts"]["disk_free_gb"]  # the disk is not ours
-    assert again == worker
-
-
-@in_the_lab
-def test_what_if_changes_nothing(pc: NewPc) -> None:
+def test_a_new_pc_is_opened_to_the_master_alone_once_and_all_is_taken_back(pc: NewPc) -> None:
     output = pc.setup("-MasterIP", MASTER, "-CreateUser", "-WhatIf")
     assert output.count("What if: ") == 9
     assert "changes: 0" in output
     assert pc.state() == pc.before
     assert not pc.file.exists()
-    pc.setup("-MasterIP", MASTER)
-    opened = pc.state()
+
+    output = pc.setup_by_itself("-MasterIP", MASTER)
+    assert "changes: 7 service, remoting, http, certificate, listener, rule, trust" in output
+    assert "준비되었습니다" in output
+    assert "on the master" in output
+    pc.assert_open()
+    trust, other = pc.folder / "pc1.pem", certificate(pc.folder, pc.name.upper())
+    trust.write_text(pc.worker()["certificate"])
+    assert "pong" in win_ping(pc, trust)
+    trust.write_text(other)
+    assert "certificate verify failed" in win_ping(pc, trust)
+    opened, raw, worker = pc.state(), pc.raw(), pc.worker()
+    assert (opened["service"], opened["policy"], opened["sessions"]) == ("Running Automatic", 1, True)
+    assert opened["wsman"]["Client\\TrustedHosts"] == MASTER
+    rule = opened["firewall"]["winfleet-winrm-https"]
+    assert (rule["LocalPorts"], rule["Protocol"], rule["Profiles"], rule["Grouping"]) == (
+        "5986", 6, 0x7FFFFFFF, "winfleet",
+    )  # fmt: skip
+    assert rule["RemoteAddresses"].split("/")[0] == MASTER
+
+    output = pc.setup("-MasterIP", MASTER)
+    assert "changes: 0" in output
+    assert "error" not in output
+    assert pc.raw() == raw
+    again = pc.worker()
+    worker["facts"]["disk_free_gb"] = again["facts"]["disk_free_gb"]  # the disk is not ours
+    assert again == worker
+
     assert "changes: 0" in pc.setup("-Remove", "-WhatIf")
     assert pc.state() == opened
     assert pc.file.exists()
-
-
-@in_the_lab
-def test_remove_takes_everything_back(pc: NewPc) -> None:
-    pc.setup("-MasterIP", MASTER)
-    assert pc.state() != pc.before
     output = pc.setup_by_itself("-Remove")
     assert "error" not in output
     assert pc.state() == pc.before
@@ -306,17 +286,13 @@ def test_a_second_address_is_in_the_certificate_and_the_master_gets_its_own_subn
 
 
 @in_the_lab
-def test_bad_masters_are_refused_before_anything_is_changed(pc: NewPc) -> None:
+def test_bad_masters_and_a_damaged_note_are_one_clear_error_before_anything_is_changed(pc: NewPc) -> None:
     for bad in ["1.2.3", "256.1.1.1", "192.168.1.100/24", "fe80::1", "master", "0.0.0.0", "127.0.0.1", "224.0.0.1",
                 "255.255.255.255", "192.168.01.1", "1.2.3.4,5.6.7.8", "*"]:  # fmt: skip
         output = pc.setup("-MasterIP", bad)
         assert output.count("\n") == 1, output
         assert output.startswith(f'error: -MasterIP "{bad}" is not the IPv4 address of a PC'), output
     assert pc.state() == pc.before
-
-
-@in_the_lab
-def test_a_damaged_note_is_one_clear_error(pc: NewPc) -> None:
     pc.notes.mkdir()
     (pc.notes / "setup.json").write_text('{"service"')
     before = pc.state()
