@@ -1,31 +1,13 @@
 """add_workers.yml: clusters are made and extended from worker files, and a changed certificate is refused."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ENVIRONMENT, ROOT
+from made_files import certificate
+from programs import call, output_of
 from winfleet.controller.clusters import ClusterError, Worker, add, check_fingerprint, fingerprint, load, read_worker
-
-
-def certificate(folder: Path, name: str) -> str:
-    path = folder / f"{name}.crt"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        str(folder / "key"),
-        "-out",
-        str(path),
-    ]
-    subprocess.run([*command, "-days", "30", "-subj", f"/CN={name}"], check=True, capture_output=True)
-    return path.read_text()
 
 
 @pytest.fixture
@@ -118,21 +100,22 @@ class Added:
             self.keys[name] = folder / f"{name}.key"
             self.keys[name].write_text(f"{name}\n")
 
-    def run(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, environment: dict[str, str], *arguments: str | Path, fails: bool = False) -> str:
+        """What Ansible shows."""
         settings = ["-e", f"fleet_root={self.folder}", "-e", f"fleet_worker_files={self.folder}"]
-        return self.call("ansible-playbook", "add_workers.yml", *settings, *arguments, **environment)
+        done = call("ansible-playbook", "add_workers.yml", *settings, *arguments, environment=environment)
+        assert (done.returncode != 0) is fails, done.stdout + done.stderr
+        return done.stdout + done.stderr
 
-    def call(self, *command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            command, cwd=ROOT, env={**ENVIRONMENT, **environment}, text=True, check=False,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+    def key(self, name: str) -> dict[str, str]:
+        """How Ansible is given a vault password."""
+        return {"ANSIBLE_VAULT_PASSWORD_FILE": str(self.keys[name])}
 
     def variable(self, name: str) -> str:
         """What a playbook has on the host."""
-        command = ["ansible", "pc1", "-i", str(self.cluster), "-m", "debug", "-a", f"var={name}"]
-        done = self.call(*command, ANSIBLE_VAULT_PASSWORD_FILE=str(self.keys["right"]))
-        return str(json.loads(done.stdout[done.stdout.index("{") :])[name])
+        words = ("-i", self.cluster, "-m", "debug", "-a", f"var={name}")
+        shown = output_of("ansible", "pc1", *words, environment=self.key("right"))
+        return str(json.loads(shown[shown.index("{") :])[name])
 
 
 @pytest.fixture
@@ -143,53 +126,46 @@ def added(tmp_path: Path) -> Added:
 PASSWORD = "암호 {{ 1 }} '\"\\ #:x"
 
 
+@pytest.mark.ansible
 def test_with_a_vault_password_the_workers_password_is_kept_encrypted(added: Added) -> None:
-    secret = {"WINFLEET_PASSWORD": PASSWORD, "WINFLEET_USER": "lab"}
-    key = {"ANSIBLE_VAULT_PASSWORD_FILE": str(added.keys["right"])}
-    checked = added.run("--check", **secret, **key)
-    assert checked.returncode == 0, checked.stdout
+    secret = {"WINFLEET_PASSWORD": PASSWORD, "WINFLEET_USER": "lab", **added.key("right")}
+    added.run(secret, "--check")
     assert not added.vault.exists()
-    done = added.run("-vvv", **secret, **key)
-    assert done.returncode == 0, done.stdout
+    shown = added.run(secret, "-vvv")
     assert added.vault.read_text().startswith("$ANSIBLE_VAULT;1.1;AES256\n")
     assert added.vault.stat().st_mode & 0o777 == 0o600
-    everywhere = [done.stdout.encode(), *(path.read_bytes() for path in added.folder.rglob("*") if path.is_file())]
+    everywhere = [shown.encode(), *(path.read_bytes() for path in added.folder.rglob("*") if path.is_file())]
     for form in (PASSWORD, PASSWORD[:2], json.dumps(PASSWORD)[1:-1]):
         assert not [text for text in everywhere if form.encode() in text]
     assert (added.variable("ansible_password"), added.variable("ansible_user")) == (PASSWORD, "lab")
 
     before = added.vault.read_bytes()
-    again = added.run(**secret, **key)
-    assert "Keep the password" not in again.stdout
-    assert "--vault-password-file FILE" in again.stdout
+    again = added.run(secret)
+    assert "Keep the password" not in again
+    assert "--vault-password-file FILE" in again
     assert added.vault.read_bytes() == before
-    assert (
-        "Keep the password"
-        in added.run("--vault-password-file", key["ANSIBLE_VAULT_PASSWORD_FILE"], WINFLEET_PASSWORD="new").stdout
-    )
+    words = ("--vault-password-file", added.keys["right"])
+    assert "Keep the password" in added.run({"WINFLEET_PASSWORD": "new"}, *words)
     assert added.variable("ansible_password") == "new"
 
 
+@pytest.mark.ansible
 def test_without_a_vault_password_or_a_password_no_vault_is_made(added: Added) -> None:
-    done = added.run(WINFLEET_PASSWORD=PASSWORD)
-    assert done.returncode == 0, done.stdout
-    assert "Next: export WINFLEET_PASSWORD=…; " in done.stdout
-    assert added.run(ANSIBLE_VAULT_PASSWORD_FILE=str(added.keys["right"])).returncode == 0
+    assert "Next: export WINFLEET_PASSWORD=…; " in added.run({"WINFLEET_PASSWORD": PASSWORD})
+    added.run(added.key("right"))
     assert not added.vault.parent.exists()
 
 
+@pytest.mark.ansible
 def test_another_vault_password_and_a_file_that_would_be_hidden_are_refused(added: Added) -> None:
-    secret = {"WINFLEET_PASSWORD": PASSWORD}
-    added.run(**secret, ANSIBLE_VAULT_PASSWORD_FILE=str(added.keys["right"]))
+    right, wrong = ({"WINFLEET_PASSWORD": PASSWORD, **added.key(name)} for name in ("right", "wrong"))
+    added.run(right)
     before = added.vault.read_bytes()
-    done = added.run(**secret, ANSIBLE_VAULT_PASSWORD_FILE=str(added.keys["wrong"]))
-    assert done.returncode != 0
-    assert f"{added.vault} cannot be read: " in done.stdout
-    assert "  hint: give the vault password that it was made with" in done.stdout
+    said = added.run(wrong, fails=True)
+    assert f"{added.vault} cannot be read: " in said
+    assert "  hint: give the vault password that it was made with" in said
     assert added.vault.read_bytes() == before
     added.vault.unlink()
     (added.vault.parent.parent / "windows.yml").write_text("fleet_home: D:/winfleet\n")
-    done = added.run(**secret, ANSIBLE_VAULT_PASSWORD_FILE=str(added.keys["right"]))
-    assert done.returncode != 0
-    assert "windows.yml would be ignored beside" in done.stdout
+    assert "windows.yml would be ignored beside" in added.run(right, fails=True)
     assert not added.vault.exists()

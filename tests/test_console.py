@@ -1,13 +1,12 @@
 """With --auto the console is the ranks' and ours: no line of ours goes on in a progress bar."""
 
 import re
-import sys
 from pathlib import Path
 
 import pexpect
 import pytest
 from conftest import ENVIRONMENT, patience
-from test_launch import auto, copied
+from launchers import LAUNCH, auto, copied
 
 __all__ = ["copied"]
 
@@ -40,10 +39,8 @@ def test_our_lines_are_lines_of_their_own_in_a_pipe(script: Path) -> None:
 
 
 def test_our_lines_are_lines_of_their_own_in_a_terminal(script: Path) -> None:
-    command = ["-m", "winfleet.launch", "--auto", "--processes", "1", "--", "bar.py"]
-    seen = pexpect.run(
-        f"{sys.executable} {' '.join(command)}", cwd=str(script), env=ENVIRONMENT, encoding="utf-8", timeout=int(patience(60))
-    )  # fmt: skip
+    command = " ".join([*LAUNCH, "--auto", "--processes", "1", "--", "bar.py"])
+    seen = pexpect.run(command, cwd=str(script), env=ENVIRONMENT, encoding="utf-8", timeout=int(patience(60)))
     text = str(seen)
     assert "59%|####      | 59/60" in text
     ours = [part for part in re.split(r"[\r\n]+", text) if "[INFO]" in part]

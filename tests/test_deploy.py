@@ -6,23 +6,29 @@ import re
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 import sysconfig
+import threading
 import time
 import venv
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, SCRIPTS, Fleet, processes_with, wait_until
+from conftest import ENVIRONMENT, ROOT, SCRIPTS, Fleet, patience, processes_with
 from uv import find_uv_bin
 from winfleet.core.plan import newest_run
 from winfleet.environments.lock import read_lock
 
+pytestmark = pytest.mark.ansible
+
+SECRET = "s3cret-0f-the-test"
 SLOW = "fleet_command=bare.py --steps 100000 --sleep 0.02"
 
 
-def test_the_documented_example_of_an_own_project(fleet: Fleet) -> None:
+def test_the_documented_example_of_an_own_project_trains_again_and_is_removed(fleet: Fleet) -> None:
     guide = (ROOT / "docs" / "examples" / "own_project" / "README.md").read_text("utf-8")
     typed = shlex.split(next(line for line in guide.splitlines() if line.startswith("ansible-playbook ")))
     assert typed[:4] == ["ansible-playbook", "deploy_and_train.yml", "-i", "inventory"]
@@ -39,11 +45,88 @@ def test_the_documented_example_of_an_own_project(fleet: Fleet) -> None:
     assert json.loads((home / "plan.json").read_text("utf-8"))["command"] == ["train.py", "--epochs", "3"]
     assert not (fleet.folder / "worker1" / "code").joinpath("README.md").exists()
 
-    again = fleet.play("deploy_and_train.yml", *words, "fleet_run=own2", "fleet_follow=false")
+    longer = [word.replace("--epochs 3", "--epochs 100000") for word in words]
+    again = fleet.play("deploy_and_train.yml", *longer, "fleet_run=own2", "fleet_follow=false")
+    assert again.returncode == 0, again.stdout
     assert "Send what the host lacks" not in again.stdout, "nothing changed, so nothing is sent"
 
+    fleet.wait_for_step("own2", 2)
+    (fleet.folder / "worker2" / "notes.txt").write_text("of the user")
+    removed = fleet.play("remove.yml", "fleet_stop_grace_seconds=10")
+    assert removed.returncode == 0, removed.stdout
+    assert not (fleet.folder / "worker1").exists()
+    assert [path.name for path in (fleet.folder / "worker2").iterdir()] == ["notes.txt"]
+    assert not processes_with(str(fleet.folder))
 
-def test_without_deploying_a_worker_that_lacks_something_is_refused(fleet: Fleet) -> None:
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Fleet, str]:
+    """Workers with one rank and two, and what Ansible showed of their first run, `first`: with a secret, and with large outputs."""
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"))
+    fleet.hosts["worker2"]["fleet_processes"] = 2
+    words = ("fleet_command=bare.py --steps 3", "fleet_run=first", "fleet_fetch_limit_mb=0")
+    done = fleet.play("deploy_and_train.yml", *words, "-vvv", WANDB_API_KEY=SECRET)
+    assert done.returncode == 0, done.stdout
+    return fleet, done.stdout
+
+
+def test_a_secret_reaches_the_ranks_and_is_written_down_nowhere(deployed: tuple[Fleet, str]) -> None:
+    fleet, shown = deployed
+    assert "secret is there" in (fleet.logs / "first" / "worker1" / "rank0.log").read_text("utf-8")
+    holders = [path for path in fleet.folder.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert holders == []
+    assert SECRET not in shown
+
+
+def test_large_outputs_stay_where_they_are_and_their_place_is_printed(deployed: tuple[Fleet, str]) -> None:
+    fleet, shown = deployed
+    place = fleet.home("worker1") / "runs" / "first" / "work"
+    assert f"outputs of 0 MB stay on worker1: {place}" in shown
+    assert (place / "result.txt").read_text("utf-8") == "3 ranks\n"
+    assert not (fleet.logs / "first" / "result.txt").exists()
+
+
+def test_the_generated_configuration_serves_accelerate_launch_by_hand(deployed: tuple[Fleet, str]) -> None:
+    fleet, _ = deployed
+
+    def by_hand(host: str) -> "subprocess.Popen[str]":
+        config = fleet.home(host) / "runs" / "first" / "accelerate.yaml"
+        typed = next(line for line in config.read_text("utf-8").splitlines() if "accelerate launch" in line)
+        typed = typed.removeprefix("#").replace("SCRIPT", f"{SCRIPTS / 'bare.py'} --steps 3")
+        return subprocess.Popen(
+            ["bash", "-c", typed], cwd=config.parent, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE
+        )
+
+    first, second = by_hand("worker1"), by_hand("worker2")
+    said = [process.communicate(timeout=patience(90))[0] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0)
+    for rank, text in ((0, said[0]), (1, said[1]), (2, said[1])):
+        assert f"rank {rank} of 3" in text
+
+
+def test_linux_workers_need_no_worker_setup(deployed: tuple[Fleet, str]) -> None:
+    done = deployed[0].play("worker_setup.yml")
+    assert done.returncode == 0
+    assert "worker1: not Windows, so winrm_setup, firewall and power_plan are skipped" in done.stdout
+
+
+def test_a_rank_that_raises_is_named_with_its_exception_and_last_lines(deployed: tuple[Fleet, str]) -> None:
+    fleet, _ = deployed
+    command = "fleet_command=bare.py --steps 500 --sleep 0.02 --fail-rank 1 --fail-step 20"
+    done = fleet.play("deploy_and_train.yml", command, "fleet_run=bad")
+    assert done.returncode != 0
+    assert (
+        "error: run bad failed: rank 1 on worker2 failed (exit code 1): ValueError: on purpose: 손실이 이상합니다"
+        in done.stdout
+    )
+    assert '  | [rank1]:     raise ValueError("on purpose: 손실이 이상합니다")' in done.stdout
+    assert "hint: all logs are in " in done.stdout
+    assert "ValueError: on purpose" in (fleet.logs / "bad" / "report.html").read_text("utf-8")
+
+
+def test_without_deploying_a_worker_that_lacks_something_is_refused_by_name(fleet: Fleet) -> None:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    wanted = read_lock(SCRIPTS, ROOT / "train", find_uv_bin(), version, "auto")["digest"]
     short = "fleet_command=bare.py --steps 2"
     refused = fleet.play("deploy_and_train.yml", short, "fleet_skip_deploy=true")
     assert refused.returncode != 0
@@ -53,7 +136,14 @@ def test_without_deploying_a_worker_that_lacks_something_is_refused(fleet: Fleet
     )
     assert not (fleet.folder / "worker1").exists(), "nothing is changed"
 
-    assert fleet.play("deploy_and_train.yml", short, "fleet_run=first").returncode == 0
+    assert fleet.play("deploy_and_train.yml", short, "fleet_run=first").returncode == 0, "code and agent are there"
+    fleet.variables.update(uv_env_python="", uv_env_python_version=version)
+    marks = [fleet.home(host) / "env" / wanted[:12] / "winfleet.json" for host in fleet.hosts]
+    for mark in marks:
+        venv.create(mark.parent, symlinks=True)
+        packages = next(mark.parent.glob("lib/python*/site-packages"))
+        (packages / "ours.pth").write_text(sysconfig.get_path("purelib"), "utf-8")
+        mark.write_text(json.dumps({"digest": wanted}), "utf-8")
     started = fleet.play("deploy_and_train.yml", short, "--tags=train", "fleet_run=second")
     assert started.returncode == 0, started.stdout
     assert "Send what the host lacks" not in started.stdout
@@ -62,25 +152,9 @@ def test_without_deploying_a_worker_that_lacks_something_is_refused(fleet: Fleet
     elsewhere = fleet.play("deploy_and_train.yml", short, "fleet_run=second", f"fleet_logs={fleet.folder / 'other'}")
     assert "error: run second is there on the hosts, but here is no " in elsewhere.stdout
 
-
-def test_an_environment_of_another_lock_is_refused_by_name_unless_it_may_be_made(fleet: Fleet) -> None:
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    wanted = read_lock(SCRIPTS, ROOT / "train", find_uv_bin(), version, "auto")["digest"]
-    short = ("fleet_command=bare.py --steps 2", "uv_env_python=", f"uv_env_python_version={version}")
-    assert fleet.play("deploy_and_train.yml", short[0], "fleet_run=first").returncode == 0, "code and agent are there"
-    for host in fleet.hosts:
-        folder = fleet.home(host) / "env" / wanted[:12]
-        venv.create(folder, symlinks=True)
-        packages = next(folder.glob("lib/python*/site-packages"))
-        (packages / "ours.pth").write_text(sysconfig.get_path("purelib"), "utf-8")
-        (folder / "winfleet.json").write_text(json.dumps({"digest": wanted}), "utf-8")
-    trained = fleet.play("deploy_and_train.yml", *short, "--tags=train", "fleet_run=second")
-    assert trained.returncode == 0, trained.stdout
-
-    mark = fleet.home("worker2") / "env" / wanted[:12] / "winfleet.json"
-    mark.write_text(json.dumps({"digest": "7" * 64}), "utf-8")
+    marks[1].write_text(json.dumps({"digest": "7" * 64}), "utf-8")
     for how in ("fleet_skip_deploy=true", "--tags=train"):
-        refused = fleet.play("deploy_and_train.yml", *short, how, "fleet_run=third")
+        refused = fleet.play("deploy_and_train.yml", short, how, "fleet_run=third")
         assert refused.returncode != 0
         assert (
             f"error: worker2: its environment is of the lock 777777777777, this controller's lock is {wanted[:12]}; "
@@ -108,10 +182,22 @@ def test_the_default_training_leaves_model_checkpoint_and_a_wandb_run_for_each_r
         assert list(folder.glob("wandb/offline-run-*/run-*.wandb")), f"no W&B run in {folder}"
 
 
-def test_a_run_is_seen_refused_stopped_and_continued(fleet: Fleet) -> None:
-    begun = fleet.play("deploy_and_train.yml", SLOW, "fleet_run=long", "fleet_follow=false")
-    assert begun.returncode == 0, begun.stdout
-    fleet.wait_for_step("long", 100)  # then the rate is known
+def test_a_run_is_left_going_followed_again_seen_refused_stopped_and_continued(fleet: Fleet) -> None:
+    begun = fleet.start("deploy_and_train.yml", SLOW, "fleet_run=long")
+    try:
+        began, limit = time.monotonic(), patience(50)
+        fleet.wait_for_step("long", 1)
+        assert time.monotonic() - began < limit, (
+            "the goal for `make train` is 25 s on an idle machine; here it is twice that"
+        )
+        begun.send_signal(signal.SIGINT)
+        said, _ = begun.communicate(timeout=patience(20))
+    finally:
+        begun.kill()
+    assert "Ctrl-C leaves it going. Follow again: ansible-playbook deploy_and_train.yml" in said
+    step = fleet.status("worker1", "long")["ranks"][0]["step"]
+    fleet.wait_for_step("long", max(step + 1, 100))  # then the rate is known
+    following = fleet.start("deploy_and_train.yml", "fleet_run=long")
 
     seen = fleet.play("status.yml")
     assert re.search(
@@ -130,6 +216,10 @@ def test_a_run_is_seen_refused_stopped_and_continued(fleet: Fleet) -> None:
     assert stopped.returncode == 0, stopped.stdout
     steps = set(re.findall(r"run long stopped after step (\d+)", stopped.stdout))
     assert len(steps) == 1, stopped.stdout
+    said, _ = following.communicate(timeout=patience(60))
+    assert "Start the launcher" not in said
+    assert re.search(r"^  step \d+/100000 ", said, re.MULTILINE), said
+    assert (fleet.logs / "long" / "report.html").exists()
     assert not processes_with(str(fleet.folder))
     checkpoint = (
         fleet.folder / "worker1" / "runs" / "long" / "work" / "output" / "checkpoints" / f"step_{int(steps.pop()):06d}"
@@ -144,54 +234,27 @@ def test_a_run_is_seen_refused_stopped_and_continued(fleet: Fleet) -> None:
     assert "Start the launcher" not in reported.stdout, "a finished run is reported, not run again"
 
 
-def test_ctrl_c_leaves_the_run_going_and_it_can_be_followed_again(fleet: Fleet) -> None:
-    following = fleet.start("deploy_and_train.yml", "fleet_command=bare.py --steps 400 --sleep 0.02", "fleet_run=c")
-    try:
-        fleet.wait_for_step("c", 3)
-        following.send_signal(signal.SIGINT)
-        said, _ = following.communicate(timeout=20)
-    finally:
-        following.kill()
-    assert "Ctrl-C leaves it going. Follow again: ansible-playbook deploy_and_train.yml" in said
-    step = fleet.status("worker1", "c")["ranks"][0]["step"]
-    fleet.wait_for_step("c", step + 1)
-    again = fleet.play("deploy_and_train.yml", "fleet_run=c")
-    assert again.returncode == 0, again.stdout
-    assert "Start the launcher" not in again.stdout
-    assert "step " in again.stdout
-    assert (fleet.logs / "c" / "report.html").exists()
-
-
-def test_progress_names_once_who_is_slowest_and_who_stands_still(fleet: Fleet) -> None:
-    command = "fleet_command=bare.py --steps 100000 --sleep 0.02 --slow-rank 1 --stand-rank 1 --fail-step 80"
+def test_who_is_slowest_and_who_stands_still_is_named_once_and_a_launcher_that_is_killed_ends_the_run(
+    fleet: Fleet,
+) -> None:
+    command = f"{SLOW} --slow-rank 1 --stand-rank 1 --fail-step 80"
     settings = ("fleet_run=slow", "fleet_stuck_seconds=3", "launch_progress_seconds=1")
-    following = fleet.start("deploy_and_train.yml", command, *settings)
-
-    def stuck(host: str) -> bool:
-        return [rank["state"] for rank in fleet.status(host, "slow").get("ranks", [])] == ["stuck"]
-
-    wait_until(lambda: stuck("worker1") and stuck("worker2"), 90, "the end of all steps")
-    wait_until(lambda: "stack.txt" in "".join(os.listdir(fleet.home("worker2") / "runs" / "slow")), 15, "its stack")
-    time.sleep(3)  # some lines of progress
-    fleet.play("stop.yml", "fleet_stop_grace_seconds=1")
-    said, _ = following.communicate(timeout=60)
+    following, said, shown = fleet.start("deploy_and_train.yml", command, *settings), "", 0
+    assert following.stdout
+    too_late = threading.Timer(patience(150), following.kill)
+    too_late.start()
+    for line in following.stdout:
+        said += line
+        shown += "1 stuck" in line
+        if shown == 3:
+            os.kill(fleet.status("worker2", "slow")["launcher_pid"], signal.SIGKILL)
+    too_late.cancel()
+    assert following.wait() != 0
     slowest = r"^  rank 1 on worker2 is slowest: it computes [0-9.]+ s a step, the others [0-9.]+ s$"
     waits = r"^  rank 0 waits for rank 1 on worker2 \(bare.py:\d+ in stand_still\)$"
     assert [len(re.findall(line, said, re.MULTILINE)) for line in (slowest, waits)] == [1, 1], said
-    assert "1 stuck" in said
-
-
-def test_a_rank_that_raises_is_named_with_its_exception_and_last_lines(fleet: Fleet) -> None:
-    command = "fleet_command=bare.py --steps 500 --sleep 0.02 --fail-rank 1 --fail-step 20"
-    done = fleet.play("deploy_and_train.yml", command, "fleet_run=bad")
-    assert done.returncode != 0
-    assert (
-        "error: run bad failed: rank 1 on worker2 failed (exit code 1): ValueError: on purpose: 손실이 이상합니다"
-        in done.stdout
-    )
-    assert '  | [rank1]:     raise ValueError("on purpose: 손실이 이상합니다")' in done.stdout
-    assert "hint: all logs are in " in done.stdout
-    assert "ValueError: on purpose" in (fleet.logs / "bad" / "report.html").read_text("utf-8")
+    assert "lost worker2: no beat of its launcher for 10 s" in said
+    assert "stack.txt" in "".join(os.listdir(fleet.home("worker2") / "runs" / "slow"))
 
 
 def test_a_smaller_batch_that_memory_asked_for_is_proposed_beside_the_settings(fleet: Fleet) -> None:
@@ -212,52 +275,6 @@ def test_a_smaller_batch_that_memory_asked_for_is_proposed_beside_the_settings(f
         log = (fleet.logs / "oom" / f"worker{number}" / f"rank{number - 1}.log").read_text("utf-8")
         assert [line for line in log.splitlines() if line[:5] == "batch"] == ["batch 2 x 3", "batch 1 x 6"]
     assert said.replace(">", "&gt;") in (fleet.logs / "oom" / "report.html").read_text("utf-8")
-
-
-def test_a_launcher_that_is_killed_ends_the_run_by_name(fleet: Fleet) -> None:
-    following = fleet.start("deploy_and_train.yml", SLOW, "fleet_run=killed")
-    try:
-        fleet.wait_for_step("killed", 3)
-        os.kill(fleet.status("worker2", "killed")["launcher_pid"], signal.SIGKILL)
-        said, _ = following.communicate(timeout=90)
-    finally:
-        following.kill()
-    assert following.returncode != 0
-    assert "lost worker2: no beat of its launcher for 10 s" in said
-
-
-def test_a_secret_reaches_the_ranks_and_is_written_down_nowhere(fleet: Fleet) -> None:
-    secret = "s3cret-0f-the-test"
-    done = fleet.play(
-        "deploy_and_train.yml", "fleet_command=bare.py --steps 3", "fleet_run=s", "-vvv", WANDB_API_KEY=secret
-    )
-    assert done.returncode == 0, done.stdout
-    assert "secret is there" in (fleet.logs / "s" / "worker1" / "rank0.log").read_text("utf-8")
-    holders = [path for path in fleet.folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
-    assert holders == []
-    assert secret not in done.stdout
-
-
-def test_large_outputs_stay_where_they_are_and_their_place_is_printed(fleet: Fleet) -> None:
-    done = fleet.play(
-        "deploy_and_train.yml", "fleet_command=bare.py --steps 3", "fleet_run=big", "fleet_fetch_limit_mb=0"
-    )
-    assert done.returncode == 0, done.stdout
-    place = fleet.folder / "worker1" / "runs" / "big" / "work"
-    assert f"outputs of 0 MB stay on worker1: {place}" in done.stdout
-    assert (place / "result.txt").read_text("utf-8") == "2 ranks\n"
-    assert not (fleet.logs / "big" / "result.txt").exists()
-
-
-def test_remove_takes_away_what_is_ours_and_nothing_else(fleet: Fleet) -> None:
-    assert fleet.play("deploy_and_train.yml", SLOW, "fleet_run=r", "fleet_follow=false").returncode == 0
-    (fleet.folder / "worker2" / "notes.txt").write_text("of the user")
-    fleet.wait_for_step("r", 2)
-    done = fleet.play("remove.yml", "fleet_stop_grace_seconds=10")
-    assert done.returncode == 0, done.stdout
-    assert not (fleet.folder / "worker1").exists()
-    assert [path.name for path in (fleet.folder / "worker2").iterdir()] == ["notes.txt"]
-    assert not processes_with(str(fleet.folder))
 
 
 def test_check_mode_of_the_whole_deployment_changes_nothing(fleet: Fleet) -> None:
@@ -322,89 +339,70 @@ def test_preflight_by_itself_says_what_is_wrong_and_changes_nothing(fleet: Fleet
     assert files_below(*homes) == deployed
 
 
-def test_linux_workers_need_no_worker_setup(fleet: Fleet) -> None:
-    done = fleet.play("worker_setup.yml")
-    assert done.returncode == 0
-    assert "worker1: not Windows, so winrm_setup, firewall and power_plan are skipped" in done.stdout
-
-
-BAD_YAML = "training: [unclosed"
-
-WRONG = {
-    "no project": (
-        {"fleet_project": "/nowhere"},
-        "controller: fleet_project: no folder /nowhere\n  hint: give the folder that holds your script: -e fleet_project=PATH",
+# settings of all, settings of hosts, the text of a configuration, what is said
+WRONG: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]], str, list[str | re.Pattern[str]]]] = {
+    "files and hosts": (
+        {
+            "fleet_project": "/nowhere", "fleet_data": "/nowhere", "fleet_config": "/nowhere.yaml", "fleet_run": "a b/c",
+            "fleet_free_disk_gb": 10_000_000, "fleet_processes": -1,
+        },
+        {
+            "worker1": {"fleet_address": "192.0.2.7"}, "worker2": {"fleet_address": "no.such.name.invalid"},
+            "worker3": {"ansible_connection": "ssh", "ansible_host": "127.0.0.3", "ansible_port": 9},
+        },
+        "",
+        [
+            "controller: fleet_run 'a b/c' is not a run name\n  hint: use letters, digits, '.', '_' and '-', 64 at most",
+            "controller: fleet_project: no folder /nowhere\n  hint: give the folder that holds your script: -e fleet_project=PATH",
+            "controller: fleet_data: no folder /nowhere\n  hint: give the folder of your data: -e fleet_data=PATH",
+            "controller: fleet_config: /nowhere.yaml: No such file or directory\n  hint: give a file that can be read",
+            # ssh says "refused", unless the program that feeds it notices first that it has ended
+            re.compile(r"worker3: did not answer: .*\[(refused|ssh-unreachable)\]"),
+            "worker1: 192.0.2.7 is not one of its own addresses (Cannot assign requested address)",
+            "10000000 GB wanted\n  hint: make room there, set fleet_home to another disk, or lower fleet_free_disk_gb",
+            "worker1: fleet_processes is -1\n  hint: 0 for one a GPU, or a number from 1 on",
+            "worker2: its fleet_address resolves to nothing\n  hint: set fleet_address of worker2 to an IPv4 address",
+        ],
     ),
-    "no script": (
-        {"fleet_command": "absent.py --x"},
-        f"controller: fleet_command: no script absent.py in {SCRIPTS}\n  hint: fleet_command is a script of the project",
+    "script and addresses": (
+        {"fleet_command": "absent.py --x", "fleet_address": "127.0.0.1"}, {"worker2": {"fleet_home": "/proc/winfleet"}},
+        "training: [unclosed",
+        [
+            f"controller: fleet_command: no script absent.py in {SCRIPTS}\n  hint: fleet_command is a script of the project",
+            "bad.yaml is no valid YAML: ",
+            re.compile(rf"worker1: port 29502 \(status\) on 127.0.0.1 is taken by \S+ \(pid {os.getpid()}\)"),
+            re.compile(r"worker2: .*(cannot be written|GB free below /proc)"),
+            "inventory: hosts worker1 and worker2 have the same address 127.0.0.1\n  hint: give worker2 its own fleet_address",
+        ],
     ),
-    "no data": (
-        {"fleet_data": "/nowhere"},
-        "controller: fleet_data: no folder /nowhere\n  hint: give the folder of your data: -e fleet_data=PATH",
-    ),
-    "no config": (
-        {"fleet_config": "/nowhere.yaml"},
-        "controller: fleet_config: /nowhere.yaml: No such file or directory\n  hint: give a file that can be read",
-    ),
-    "same address": (
-        {"fleet_address": "127.0.0.1"},
-        "inventory: hosts worker1 and worker2 have the same address 127.0.0.1\n  hint: give worker2 its own fleet_address",
-    ),
-    "foreign address": (
-        {"fleet_address": "192.0.2.7"},
-        "worker1: 192.0.2.7 is not one of its own addresses (Cannot assign requested address)",
-    ),
-    "address of no one": (
-        {"fleet_address": "no.such.name.invalid"},
-        "worker1: its fleet_address resolves to nothing\n  hint: set fleet_address of worker1 to an IPv4 address",
-    ),
-    "no space": (
-        {"fleet_free_disk_gb": 10_000_000},
-        "10000000 GB wanted\n  hint: make room there, set fleet_home to another disk, or lower fleet_free_disk_gb",
-    ),
-    "run name": (
-        {"fleet_run": "a b/c"},
-        "controller: fleet_run 'a b/c' is not a run name\n  hint: use letters, digits, '.', '_' and '-', 64 at most",
-    ),
-    "negative processes": (
-        {"fleet_processes": -1},
-        "worker1: fleet_processes is -1\n  hint: 0 for one a GPU, or a number from 1 on",
+    "settings": (
+        {"fleet_project": str(ROOT / "train"), "fleet_command": "train.py --config {config}"}, {},
+        "training: {batch_sise: 4}",
+        ["bad.yaml`: `training.batch_sise` is not a setting\n  hint: did you mean `batch_size`?"],
     ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("settings", "message"), WRONG.values(), ids=WRONG.keys())
-def test_bad_input_is_one_error_before_anything_is_changed(
-    fleet: Fleet, settings: dict[str, object], message: str
+@pytest.mark.parametrize(("settings", "hosts", "config", "messages"), WRONG.values(), ids=WRONG.keys())
+def test_all_bad_input_is_one_error_before_anything_is_changed(
+    fleet: Fleet,
+    settings: dict[str, Any],
+    hosts: dict[str, dict[str, Any]],
+    config: str,
+    messages: list[str | re.Pattern[str]],
 ) -> None:
+    if config:
+        (fleet.folder / "bad.yaml").write_text(config)
+        fleet.variables["fleet_config"] = str(fleet.folder / "bad.yaml")
     fleet.variables.update({"fleet_command": "bare.py", **settings})
-    done = fleet.play("deploy_and_train.yml")
+    for name, values in hosts.items():
+        fleet.hosts.setdefault(name, {}).update(values)
+    with socket.create_server(("127.0.0.1", 29502)):
+        done = fleet.play("deploy_and_train.yml")
     assert done.returncode != 0
-    assert message in done.stdout
+    patterns = [re.escape(message) if isinstance(message, str) else message for message in messages]
+    assert [pattern for pattern in patterns if not re.search(pattern, done.stdout)] == [], done.stdout
     assert done.stdout.count("error: ") == 1
-    assert not (fleet.folder / "worker1").exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("training: {batch_size: 0}", "batch_size"),
-        ("training: {batch_sise: 4}", "batch_sise"),
-        ("training: {steps: many}", "steps"),
-        (BAD_YAML, "YAML"),
-    ],
-)
-def test_a_bad_configuration_is_one_error(fleet: Fleet, tmp_path: Path, text: str, message: str) -> None:
-    config = tmp_path / "bad.yaml"
-    config.write_text(text)
-    fleet.variables.update({"fleet_project": str(ROOT / "train"), "fleet_config": str(config)})
-    fleet.variables["fleet_command"] = "train.py --config {config}"
-    done = fleet.play("deploy_and_train.yml")
-    assert done.returncode != 0
-    assert message in done.stdout
-    assert str(config) in done.stdout
-    assert "hint: " in done.stdout
     assert not (fleet.folder / "worker1").exists()
 
 
@@ -413,36 +411,3 @@ def test_an_empty_inventory_is_one_error(fleet: Fleet) -> None:
     done = fleet.play("deploy_and_train.yml")
     assert done.returncode != 0
     assert f"error: no hosts in the group `workers` of {fleet.inventory}" in done.stdout
-
-
-def test_a_host_that_does_not_answer_is_named(fleet: Fleet) -> None:
-    fleet.hosts["worker2"].update({"ansible_connection": "ssh", "ansible_host": "127.0.0.2", "ansible_port": 9})
-    done = fleet.play("deploy_and_train.yml", "fleet_command=bare.py")
-    assert done.returncode != 0
-    # ssh says "refused", unless the program that feeds it notices first that it has ended
-    assert re.search(r"error: worker2: did not answer: .*\[(refused|ssh-unreachable)\]", done.stdout)
-    assert not (fleet.folder / "worker1").exists()
-
-
-def test_a_taken_port_is_named_with_its_process(fleet: Fleet) -> None:
-    with socket.create_server(("127.0.0.2", 29502)):
-        done = fleet.play("deploy_and_train.yml", "fleet_command=bare.py")
-    assert done.returncode != 0
-    assert re.search(
-        rf"error: worker2: port 29502 \(status\) on 127.0.0.2 is taken by \S+ \(pid {os.getpid()}\)", done.stdout
-    )
-
-
-def test_a_folder_without_write_access_is_named(fleet: Fleet) -> None:
-    fleet.hosts["worker1"]["fleet_home"] = "/proc/winfleet"
-    done = fleet.play("deploy_and_train.yml", "fleet_command=bare.py")
-    assert done.returncode != 0
-    assert re.search(r"worker1: .*(cannot be written|GB free below /proc)", done.stdout)
-
-
-def test_the_first_step_of_a_second_start_comes_soon(fleet: Fleet) -> None:
-    """The goal for `make train` is 25 s on an idle machine; a test on a busy one allows twice that."""
-    began = time.monotonic()
-    assert fleet.play("deploy_and_train.yml", SLOW, "fleet_run=soon", "fleet_follow=false").returncode == 0
-    fleet.wait_for_step("soon", 1)
-    assert time.monotonic() - began < 50

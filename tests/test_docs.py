@@ -3,14 +3,14 @@
 import itertools
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ENVIRONMENT, ROOT
+from conftest import ROOT
+from programs import ANSIBLE, output_of, run_forked
 
 PAIRS = {"README.ko.md": "README.md", "docs/distributed_training_guide.md": "docs/distributed_training_guide.en.md",
          "docs/troubleshooting.md": "docs/troubleshooting.en.md"}  # fmt: skip
@@ -77,15 +77,6 @@ def keys(*patterns: str) -> set[str]:
 VARIABLES = keys("group_vars/*.yml", "roles/*/defaults/main.yml")
 
 
-def output_of(*words: str, **environment: str) -> str:
-    """What a program prints; fails the test where it fails."""
-    done = subprocess.run(
-        words, cwd=ROOT, env={**ENVIRONMENT, **environment}, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def check_playbook(words: list[str]) -> None:
     """ansible-playbook itself reads the command; the embedded inventory stands in for the reader's."""
     given, rest = [], iter(words[1:])
@@ -102,7 +93,9 @@ def check_playbook(words: list[str]) -> None:
             assert next(rest)  # the reader's
         else:
             given.append(word)
-    output_of("ansible-playbook", "-i", "inventory", "--syntax-check", *given)
+    program = Path(sys.executable).with_name("ansible-playbook")
+    done = run_forked(ROOT, program, "-i", "inventory", "--syntax-check", *given, shared=ANSIBLE)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def check_make(words: list[str]) -> None:

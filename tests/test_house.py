@@ -3,14 +3,14 @@
 import json
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from conftest import ENVIRONMENT, ROOT
+from conftest import ROOT
+from programs import in_git, output_of
 
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 PLAYBOOKS = sorted(
@@ -78,12 +78,7 @@ def test_a_role_explains_every_default_and_is_proved(role: str) -> None:
 
 
 def uv(*words: str) -> str:
-    command = [str(Path(sys.executable).with_name("uv")), *words]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**ENVIRONMENT, "UV_OFFLINE": "1"}, capture_output=True, text=True, check=False
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return output_of(Path(sys.executable).with_name("uv"), *words, environment={"UV_OFFLINE": "1"})
 
 
 def test_the_lock_fits_the_project_and_the_constraints_are_the_lock() -> None:
@@ -105,14 +100,11 @@ def resolved(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     (folder / "group_vars" / "workers.yml").write_text("fleet_free_disk_gb: 77\n")
     workers = {"hosts": {"pc1": {}, "pc2": {"fleet_processes": 3}}, "vars": {"fleet_home": "/of/the/inventory"}}
     (folder / "hosts.yml").write_text(json.dumps({"all": {"vars": {"fleet_run": "of-all"}}, "workers": workers}))
+    words: tuple[str | Path, ...] = ("-i", folder / "hosts.yml", "--tags", "no_task_has_this_tag", *PLAYBOOKS)
     settings = {"ANSIBLE_CALLBACK_PLUGINS": str(folder / "plugins"), "ANSIBLE_STDOUT_CALLBACK": "resolved"}
-    done = subprocess.run(
-        ["ansible-playbook", "-i", folder / "hosts.yml", "--tags", "no_task_has_this_tag", *PLAYBOOKS],
-        cwd=ROOT, env={**ENVIRONMENT, **settings}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "a task runs" not in done.stdout
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    shown = output_of("ansible-playbook", *words, environment=settings)
+    assert "a task runs" not in shown
+    return [json.loads(line) for line in shown.splitlines() if line.startswith("{")]
 
 
 @pytest.mark.parametrize("playbook", PLAYBOOKS)
@@ -134,19 +126,15 @@ def test_windows_workers_have_a_home_of_their_own_unless_the_inventory_says_anot
     hosts = {"pc1": {"ansible_host": "192.0.2.1"}, "pc2": {"ansible_host": "192.0.2.2", "fleet_home": "D:/winfleet"}}
     groups = {"workers": {"hosts": {**hosts, "linux": {}}}, "windows": {"hosts": {"pc1": {}, "pc2": {}}}}
     (tmp_path / "hosts.yml").write_text(json.dumps(groups))
-    command = ["ansible-inventory", "-i", str(tmp_path / "hosts.yml"), "--playbook-dir", "playbooks", "--list"]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True)
-    homes = {host: values["fleet_home"] for host, values in json.loads(done.stdout)["_meta"]["hostvars"].items()}
+    listed = output_of("ansible-inventory", "-i", tmp_path / "hosts.yml", "--playbook-dir", "playbooks", "--list")
+    homes = {host: values["fleet_home"] for host, values in json.loads(listed)["_meta"]["hostvars"].items()}
     assert homes == {"pc1": "C:\\winfleet", "pc2": "D:/winfleet", "linux": "~/.winfleet"}
 
 
 @pytest.fixture(scope="module")
 def tracked() -> dict[str, bytes]:
     """Every file in git, links left out."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if listed.returncode:
-        pytest.skip("no checkout of git")
-    paths = [ROOT / name for name in listed.stdout.split("\0") if name]
+    paths = [ROOT / name for name in in_git()]
     return {
         str(path.relative_to(ROOT)): path.read_bytes() for path in paths if path.is_file() and not path.is_symlink()
     }

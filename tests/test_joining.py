@@ -1,17 +1,19 @@
 """Ranks wait for one another before their process group; who never comes, or cannot get in, is named."""
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from builders import pcs
 from conftest import patience, wait_until
-from test_launch import Cluster, copied, kept
-from winfleet.core.plan import Plan, lay_out_hosts
+from launchers import Cluster, Launch, copied, launch
+from winfleet.core.plan import Plan
 from winfleet.core.status import Rank
 from winfleet.launcher.joining import Joining
 from winfleet.launcher.stuck import Lookout
 
-__all__ = ["copied", "kept"]
+__all__ = ["copied", "launch"]  # fixtures
 
 # Rank 1 prepares its data for longer than any limit, or looks for rank 0 at the wrong port.
 SCRIPT = """
@@ -32,32 +34,28 @@ dist.destroy_process_group()
 """
 
 
-def begun(folder: Path, kept: list[Cluster], limit: int, *words: str) -> Cluster:
-    """Two hosts with the script under way; `limit` (seconds) is more than a process takes to be heard of."""
-    script = folder / "late.py"
+@pytest.fixture
+def begin(launch: Launch, copied: Path) -> Callable[..., Cluster]:
+    """Starts two hosts with the script; `limit` (seconds) is more than a process takes to be heard of."""
+    script = copied / "late.py"
     script.write_text(SCRIPT, "utf-8")
-    cluster = Cluster(folder, [1, 1], [str(script), *words], start_timeout=limit)
-    kept.append(cluster)
-    for machine_rank in (0, 1):
-        cluster.start(machine_rank)
-    return cluster
+    return lambda limit, *words: launch([1, 1], str(script), *words, start_timeout_seconds=limit)
 
 
-def test_a_rank_that_prepares_its_data_for_long_is_waited_for_and_named(copied: Path, kept: list[Cluster]) -> None:
+def test_a_rank_that_prepares_its_data_for_long_is_waited_for_and_named(begin: Callable[..., Cluster]) -> None:
     limit = int(patience(4))
-    cluster = begun(copied, kept, limit, f"{limit + 3}", "29500")
+    cluster = begin(limit, f"{limit + 3}", "29500")
     wait_until(lambda: state(cluster, 0) == "waiting", 30, "rank 0 at the gate")
-    assert [cluster.end(machine_rank)[0] for machine_rank in (0, 1)] == [0, 0]
-    events: Any = cluster.status(1)["events"]
-    texts = [event["text"] for event in events if event["kind"] == "stuck"]
+    assert cluster.ends() == [0, 0]
+    texts = [event["text"] for event in cluster.status(1)["events"] if event["kind"] == "stuck"]
     assert len(texts) == 1
     assert texts[0].startswith("rank 1 on pc2 has not asked to join for ")
     assert "others wait: late.py:7 in tokenize" in texts[0]
 
 
-def test_a_rank_that_cannot_get_in_is_named_with_its_direction(copied: Path, kept: list[Cluster]) -> None:
+def test_a_rank_that_cannot_get_in_is_named_with_its_direction(begin: Callable[..., Cluster]) -> None:
     limit = int(patience(4))
-    cluster = begun(copied, kept, limit, "0", "1")
+    cluster = begin(limit, "0", "1")
     said = [cluster.end(machine_rank) for machine_rank in (0, 1)]
     assert [code for code, _ in said] == [1, 1]
     text = f"rank 1 on pc2 did not join within {limit} s: from pc2 (127.0.0.2) to pc1 (127.0.0.1) port 29500"
@@ -65,11 +63,9 @@ def test_a_rank_that_cannot_get_in_is_named_with_its_direction(copied: Path, kep
 
 
 def state(cluster: Cluster, machine_rank: int) -> str:
-    try:
-        ranks: Any = cluster.status(machine_rank)["ranks"]
-    except (OSError, ValueError):
-        return ""
-    return str(ranks[0]["state"])
+    with contextlib.suppress(OSError, ValueError):
+        return str(cluster.status(machine_rank)["ranks"][0]["state"])
+    return ""
 
 
 class Store:
@@ -85,9 +81,8 @@ class Store:
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> list[Joining]:
-    laid = lay_out_hosts([{"name": f"pc{n}", "address": f"10.0.0.{n}", "processes": 1} for n in (1, 2)])
-    plan = Plan(run="r1", command=("x.py",), hosts=laid, start_timeout_seconds=600)
-    return [Joining(host, plan, Lookout(tmp_path, host.name, 120)) for host in laid]
+    plan = Plan(run="r1", command=("x.py",), hosts=pcs(1, 1), start_timeout_seconds=600)
+    return [Joining(host, plan, Lookout(tmp_path, host.name, 120)) for host in plan.hosts]
 
 
 def test_each_rank_and_each_generation_has_its_own_time_to_join(hosts: list[Joining]) -> None:

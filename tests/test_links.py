@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import ENVIRONMENT, needs_namespaces
+from conftest import ENVIRONMENT, needs_namespaces, patience
 from namespaces import Net, made
+from programs import output_of
 from winfleet.rehearsal import links
 from winfleet.rehearsal.links import Link, LinkError, Listener, Target, bandwidth, reach, round_trip, rounds
 
@@ -62,15 +63,17 @@ def listener() -> Iterator[Listener]:
 
 def test_the_loopback_is_measured(listener: Listener) -> None:
     assert reach([Target(host="pc1", address=HERE, port=listener.port)], TOKEN) == []
-    assert 0 < round_trip(HERE, listener.port, TOKEN) < 0.1
-    assert bandwidth(HERE, listener.port, TOKEN, 0.3) > 1e7
+    assert 0 < round_trip(HERE, listener.port, TOKEN) < patience(0.1)
+    assert bandwidth(HERE, listener.port, TOKEN, 0.3) > 1e7 / patience(1)
     assert Link(source="a", target="b", bytes_per_second=1.0, round_trip_seconds=0.0).name == "a -> b"
 
 
 def test_who_does_not_know_the_token_or_is_no_host_gets_nothing(listener: Listener) -> None:
     target = Target(host="pc1", address=HERE, port=listener.port)
     assert [why for _, why in reach([target], "f" * 64)] == ["no answer of a rehearsal"]
-    with socket.create_connection((HERE, listener.port), source_address=("127.0.0.66", 0), timeout=5) as stranger:
+    with socket.create_connection(
+        (HERE, listener.port), source_address=("127.0.0.66", 0), timeout=patience(5)
+    ) as stranger:
         with contextlib.suppress(OSError):
             stranger.sendall(f"{TOKEN} meet 0\n".encode())
         assert not answer_of(stranger)
@@ -85,7 +88,7 @@ def answer_of(connection: socket.socket) -> bytes:
 def test_hostile_and_slow_peers_are_dropped_and_keep_nobody_waiting(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(links, "SILENT_SECONDS", patience(0.3))
     hostile: list[socket.socket] = []
     for noise in (
         b"\0" * 2**20,
@@ -95,11 +98,11 @@ def test_hostile_and_slow_peers_are_dropped_and_keep_nobody_waiting(
         b"\xff",
         b"",
     ):
-        connection = socket.create_connection((HERE, listener.port), timeout=10)
+        connection = socket.create_connection((HERE, listener.port), timeout=patience(10))
         hostile.append(connection)
         with contextlib.suppress(OSError):
             connection.sendall(noise)
-    assert round_trip(HERE, listener.port, TOKEN) < 0.1
+    assert round_trip(HERE, listener.port, TOKEN) < patience(0.1)
     for connection in hostile[:2] + hostile[4:]:
         assert not answer_of(connection), "it ends the connection without a word"
     for connection in hostile:
@@ -142,9 +145,8 @@ def listening(net: Net, allowed: str) -> Iterator[int]:
 
 
 def measure(source: Net, target: Net, port: int) -> dict[str, list[Any]]:
-    command = source.command(sys.executable, "-c", MEASURE, target.address, str(port))
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
-    found: dict[str, list[Any]] = json.loads(done.stdout)
+    printed = output_of(*source.command(sys.executable, "-c", MEASURE, target.address, str(port)))
+    found: dict[str, list[Any]] = json.loads(printed)
     return found
 
 
@@ -152,9 +154,11 @@ def measure(source: Net, target: Net, port: int) -> dict[str, list[Any]]:
 def test_a_limit_and_a_direction_that_is_closed() -> None:
     with made(2) as (one, two), listening(one, two.address) as to_one, listening(two, one.address) as to_two:
         one.limit("tbf", "rate", "160mbit", "burst", "32k", "latency", "50ms")
-        rate, _ = measure(one, two, to_two)["values"]
         payload = 160e6 / 8 * 1448 / 1514  # of a frame as tc counts it
-        assert abs(rate / payload - 1) < 0.1, f"{rate * 8e-6:.1f} Mbit/s"
+        rates = [measure(one, two, to_two)["values"][0] / payload]
+        while rates[-1] < 0.9 and len(rates) < 5:  # who has no core for a moment sends nothing
+            rates.append(measure(one, two, to_two)["values"][0] / payload)
+        assert 0.9 < max(rates) < 1.1, rates
         two.drop(f"tcp dport {to_two} drop;")
         assert measure(one, two, to_two)["closed"] == ["no answer within 4 s"]
         assert measure(two, one, to_one)["closed"] == []

@@ -7,16 +7,16 @@ import hashlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENVIRONMENT, wait_until
+from conftest import ENVIRONMENT, patience, wait_until
+from made_files import write_wheel
+from servers import free_port
 from uv import find_uv_bin
 from winfleet.core.errors import HostError
 from winfleet.environments import environment, making
@@ -39,13 +39,7 @@ class ones:
 
 
 def torch_wheel(folder: Path, version: str = "2.13.0+cpu", gpus: int = 0, tag: str = "py3-none-any") -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    meta = f"torch-{version}.dist-info"
-    with zipfile.ZipFile(folder / f"torch-{version}-{tag}.whl", "w") as wheel:
-        wheel.writestr("torch/__init__.py", TORCH.format(version=version, gpus=gpus))
-        wheel.writestr(f"{meta}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
-        wheel.writestr(f"{meta}/WHEEL", f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n")
-        wheel.writestr(f"{meta}/RECORD", "")
+    write_wheel(folder, "torch", version, tag, TORCH.format(version=version, gpus=gpus))
 
 
 class Host:
@@ -53,9 +47,7 @@ class Host:
 
     def __init__(self, folder: Path) -> None:
         self.home, self.wheels = folder / "home", folder / "wheels"
-        with socket.socket() as probe:
-            probe.bind((ADDRESS, 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port(ADDRESS)
         self.given: dict[str, Any] = {
             "digest": hashlib.sha256(b"lock").hexdigest(), "torch": "2.13.0", "direct": {"torch": ["2.13.0"]}, "python": "",
             "base": sys.executable, "requirements": "", "python_version": VERSION, "torch_backend": "auto", "uv": find_uv_bin(),
@@ -73,9 +65,12 @@ class Host:
     def begin(self) -> None:
         making.begin(self.home, self.given, self.start)
 
-    def watch(self) -> Making:
-        """Follows it until it has ended."""
-        return watch({"pc1": ADDRESS}, lambda _: None, interval=0.1, silent_seconds=15, port=self.port)["pc1"]
+    def watch(self, seen: Callable[[str], None] = lambda _: None) -> Making:
+        """Follows it until it has ended; `seen` is called with what is shown meanwhile."""
+        known = watch(
+            {"pc1": ADDRESS}, lambda all_: seen(str(all_["pc1"])), interval=0.1, silent_seconds=patience(15), port=self.port
+        )  # fmt: skip
+        return known["pc1"]
 
     def ensure(self) -> Mapping[str, Any]:
         return environment.ensure(self.home, self.given, check=False)
@@ -97,15 +92,12 @@ def test_an_environment_is_made_by_itself_and_found_afterwards(host: Host) -> No
     seen: list[str] = []
     host.begin()
     host.begin()  # a rerun, in whatever moment it comes
-    known = watch(
-        {"pc1": ADDRESS}, lambda all_: seen.append(str(all_["pc1"])), interval=0.1, silent_seconds=15, port=host.port
-    )
-    assert known["pc1"].state == "made"
+    assert host.watch(seen.append).state == "made"
     assert seen[-1] == "made"
     made = host.ensure()
     assert made["changed"] is False
     assert made["versions"]["torch"] == "2.13.0+cu130"
-    assert [process.wait(20) for process in host.started] in ([0], [0, 0])
+    assert [process.wait(patience(20)) for process in host.started] in ([0], [0, 0])
     assert "hidden" not in "".join(path.read_text() for path in host.folder.parent.iterdir() if path.is_file())
     assert making.being_made(host.home) == []
     metadata = next(host.folder.rglob("torch-*.dist-info/METADATA"))
@@ -135,11 +127,16 @@ def test_an_environment_of_another_lock_does_not_count_and_is_named_with_both_di
         host.ensure()
 
 
+def slow_uv(folder: Path) -> str:
+    """A program that is at the download of torch for a long time."""
+    program = folder / "uv"
+    program.write_text("#!/bin/sh\necho Downloading torch >&2\nexec sleep 60\n")
+    program.chmod(0o755)
+    return str(program)
+
+
 def test_while_it_is_made_nobody_else_begins_and_an_end_without_a_word_is_told(host: Host, tmp_path: Path) -> None:
-    slow = tmp_path / "uv"
-    slow.write_text("#!/bin/sh\necho Downloading torch >&2\nexec sleep 60\n")
-    slow.chmod(0o755)
-    host.given["uv"] = str(slow)
+    host.given["uv"] = slow_uv(tmp_path)
     host.begin()
     said = wait_until(lambda: (told := ask(ADDRESS, host.port)) and told.line and told, 15, "its progress")
     assert (said.state, said.step, said.line) == ("making", "Python", "Downloading torch")
@@ -191,10 +188,7 @@ def test_a_gpu_without_a_torch_for_it_is_refused_unless_cpu_is_asked_for(host: H
 
 
 def test_making_it_has_a_limit(host: Host, tmp_path: Path) -> None:
-    slow = tmp_path / "uv"
-    slow.write_text("#!/bin/sh\necho Downloading torch\nexec sleep 60\n")
-    slow.chmod(0o755)
-    host.given.update(uv=str(slow), limit_minutes=0.01)
+    host.given.update(uv=slow_uv(tmp_path), limit_minutes=0.01)
     with pytest.raises(
         HostError, match=r"not done after 0.01 minutes:\nDownloading torch\nhint: run again, .* uv_env_limit_minutes"
     ):

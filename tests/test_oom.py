@@ -8,22 +8,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from winfleet.core.causes import explain
-from winfleet.core.plan import Plan, lay_out_hosts
+from builders import pcs
+from winfleet.core.causes import advise
+from winfleet.core.plan import Plan
 from winfleet.core.status import Cause, describe_failure
 from winfleet.launcher.proposals import proposal, propose, write_proposal
+from winfleet.rank import oom
 from winfleet.rank.batch_settings import ACCUMULATION, BATCH, Setting, SettingsError, change, find, find_both, put
-from winfleet.rank.oom import (
-    Change,
-    KeptError,
-    Note,
-    check_taken,
-    decide,
-    is_out_of_memory,
-    read_change,
-    read_note,
-    smallest_factor,
-)
+from winfleet.rank.oom import Change, KeptError, Note, decide, read_change
 from winfleet.transfer.folders import list_files
 
 CONFIG = """\
@@ -65,15 +57,15 @@ def raised(*errors: Exception) -> Exception:
     ],
 )  # fmt: skip
 def test_a_gpus_memory_is_told_from_the_hosts(error: BaseException, known: bool) -> None:
-    assert is_out_of_memory(error) is known
+    assert oom.is_out_of_memory(error) is known
 
 
 def test_an_error_that_hides_the_one_before_it_is_not_followed() -> None:
     error = raised(torch.OutOfMemoryError(CUDA), ValueError("none of our business"))
     error.__suppress_context__ = True
-    assert not is_out_of_memory(error)
+    assert not oom.is_out_of_memory(error)
     error.__cause__ = error  # a circle ends
-    assert not is_out_of_memory(error)
+    assert not oom.is_out_of_memory(error)
 
 
 @pytest.fixture
@@ -81,6 +73,11 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "train_config.yaml"
     path.write_text(CONFIG, encoding="utf-8")
     return path
+
+
+def both(words: list[str], told: dict[str, Any] | None = None) -> list[Setting]:
+    """Those of batch and accumulation that are found."""
+    return [setting for setting in find_both(words, told or {}) if setting]
 
 
 @pytest.mark.parametrize(
@@ -104,14 +101,10 @@ def test_settings_are_found_in_options(words: str, batch: int | None, accumulati
 
 def test_settings_are_found_in_a_file_that_the_command_names(config: Path) -> None:
     for words in (["t.py", "--config", str(config)], ["t.py", f"--config={config}"]):
-        batch, accumulation = find_both(words, {})
-        assert batch is not None
-        assert accumulation is not None
-        assert (batch.value, batch.keys) == (8, ("training", "batch_size"))
-        assert (accumulation.value, accumulation.keys) == (2, ("training", "gradient_accumulation_steps"))
-    own = find([*words, "--batch_size", "3"], BATCH)
-    assert own is not None
-    assert own.value == 3, "an option wins over a file"
+        assert [(found.value, found.keys) for found in both(words)] == [
+            (8, ("training", "batch_size")), (2, ("training", "gradient_accumulation_steps")),
+        ]  # fmt: skip
+    assert both([*words, "--batch_size", "3"])[0].value == 3, "an option wins over a file"
 
 
 @pytest.mark.parametrize(
@@ -135,18 +128,16 @@ def test_a_file_that_does_not_say_it_in_one_place_is_left_alone(config: Path, te
 def test_a_key_that_the_file_leaves_out_is_known_from_what_the_script_told(config: Path) -> None:
     words, told = ["t.py", str(config)], {"batch_size": 8, "gradient_accumulation_steps": 2, "steps": 300}
     config.write_text("training:\n  steps: 300\n")
-    batch, accumulation = find_both(words, told)
+    batch, accumulation = both(words, told)
     assert batch == Setting(name="batch_size", value=8, word=1, keys=("training", "batch_size"))
-    assert accumulation is not None
     changed = change(words, [(batch, 4), (accumulation, 4)], config.parent / "oom")
-    read = yaml.safe_load(Path(changed[1]).read_text("utf-8"))
-    assert read == {"training": {"batch_size": 4, "gradient_accumulation_steps": 4, "steps": 300}}
+    assert yaml.safe_load(Path(changed[1]).read_text("utf-8")) == {
+        "training": {"batch_size": 4, "gradient_accumulation_steps": 4, "steps": 300}
+    }
     config.write_text("mine:\n  batch_size: 8\n")
-    _, beside = find_both(words, told)
-    assert beside is not None
-    assert beside.keys == ("mine", "gradient_accumulation_steps")
+    assert both(words, told)[1].keys == ("mine", "gradient_accumulation_steps")
     config.write_text("steps: 300\n")
-    assert find_both(words, told) == (None, None)
+    assert both(words, told) == []
 
 
 @pytest.mark.parametrize(
@@ -171,26 +162,24 @@ def test_a_value_that_cannot_be_put_is_an_error(text: str) -> None:
 
 def test_files_are_copied_and_never_changed(config: Path) -> None:
     words = ["t.py", f"--config={config}", "--steps", "8"]
-    found = find_both(words, {})
-    changed = change(words, [(setting, 4) for setting in found if setting], config.parent / "oom")
+    changed = change(words, [(setting, 4) for setting in both(words)], config.parent / "oom")
     assert changed[2:] == words[2:]
     copy = Path(changed[1].removeprefix("--config="))
     assert copy.name == config.name
     assert yaml.safe_load(copy.read_text("utf-8"))["training"]["batch_size"] == 4
     assert config.read_text("utf-8") == CONFIG
     options = ["t.py", "--batch-size=8", "--gradient_accumulation_steps", "2"]
-    both = [setting for setting in find_both(options, {}) if setting]
-    assert change(options, list(zip(both, (4, 16), strict=True)), config) == [
+    assert change(options, list(zip(both(options), (4, 16), strict=True)), config) == [
         "t.py", "--batch-size=4", "--gradient_accumulation_steps", "16",
     ]  # fmt: skip
     trainer = ["t.py", "--per_device_train_batch_size", "8"]
-    both = [setting for setting in find_both(trainer, {}) if setting]
-    assert change(trainer, [(both[0], 4), (both[1], 2)], config)[3:] == ["--gradient_accumulation_steps", "2"]
+    smaller = list(zip(both(trainer), (4, 2), strict=True))
+    assert change(trainer, smaller, config)[3:] == ["--gradient_accumulation_steps", "2"]
 
 
 @pytest.mark.parametrize(("number", "factor"), [(2, 2), (8, 2), (6, 2), (9, 3), (15, 3), (7, 7), (49, 7), (31, 31)])
 def test_the_smallest_factor(number: int, factor: int) -> None:
-    assert smallest_factor(number) == factor
+    assert oom.smallest_factor(number) == factor
 
 
 def course(batch: int) -> list[tuple[int, int]]:
@@ -316,8 +305,7 @@ def home(tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def plan(config: str | None = CONFIG, command: str = "t.py --config {config}") -> Plan:
-    hosts = [{"name": f"pc{n}", "address": f"127.0.0.{n}", "processes": 1} for n in (1, 2)]
-    return Plan(run="r1", command=tuple(command.split()), hosts=lay_out_hosts(hosts), config=config)
+    return Plan(run="r1", command=tuple(command.split()), hosts=pcs(1, 1), config=config)
 
 
 def test_the_controller_proposes_beside_the_settings_and_in_the_runs_folder(home: Path, config: Path) -> None:
@@ -361,34 +349,28 @@ def test_a_proposal_beside_the_code_is_not_sent(config: Path) -> None:
 
 def test_a_note_counts_in_its_own_generation(tmp_path: Path) -> None:
     NOTE.write(tmp_path)
-    assert read_note(tmp_path, 1, 1) == NOTE
-    assert read_note(tmp_path, 1, 2) is None
-    assert read_note(tmp_path, 0, 1) is None
+    assert oom.read_note(tmp_path, 1, 1) == NOTE
+    assert oom.read_note(tmp_path, 1, 2) is None
+    assert oom.read_note(tmp_path, 0, 1) is None
     (tmp_path / "rank1.oom.json").write_text('{"rank": 1')
-    assert read_note(tmp_path, 1, 1) is None
+    assert oom.read_note(tmp_path, 1, 1) is None
 
 
 def test_a_script_that_takes_other_values_is_ended() -> None:
     expected = {"batch_size": 4, "gradient_accumulation_steps": 4}
-    check_taken({}, {"batch_size": 8}, {8})
-    check_taken(expected, {**expected, "steps": 3}, {4, 0})
-    check_taken(expected, {}, set())
-    check_taken(
-        expected,
-        {"batch_size": 4},
-        {64},
-    )
+    oom.check_taken({}, {"batch_size": 8}, {8})
+    oom.check_taken(expected, {**expected, "steps": 3}, {4, 0})
+    oom.check_taken(expected, {}, set())
+    oom.check_taken(expected, {"batch_size": 4}, {64})
     for told, sizes, text in (
         ({"batch_size": 8}, {8}, "batch_size was made 4, as memory ran out, but the script took 8"),
         ({"gradient_accumulation_steps": 2}, {4}, "gradient_accumulation_steps was made 4, as memory ran out, but the script took 2"),
         ({}, {0, 8}, "batch_size was made 4, as memory ran out, but the script took 8"),
     ):  # fmt: skip
         with pytest.raises(RuntimeError) as refused:
-            check_taken(expected, told, sizes)
+            oom.check_taken(expected, told, sizes)
         assert str(refused.value) == text
-        found = explain(text)
-        assert found is not None
-        assert found.code == "batch-unknown"
+        assert "[batch-unknown]" in advise(text)
 
 
 def test_names_are_no_others() -> None:

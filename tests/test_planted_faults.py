@@ -1,5 +1,6 @@
 """Faults planted on Windows PCs of the lab: one preflight names each on its host, with its fix, before anything is changed."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -8,14 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
-from conftest import ENVIRONMENT, ROOT, SCRIPTS
-from windows_lab import LAB, NET, PREFIX, SETTINGS, Lab, in_the_lab
+from windows_cluster import ONE, TWO, Cluster, added, errors
+from windows_lab import LAB, NET, SETTINGS, Lab, in_the_lab, windows
 
 pytestmark = in_the_lab
 
-NAME = "lab-faults"  # of the cluster, a folder below inventories/
-ONE, TWO = f"{PREFIX}1".upper(), f"{PREFIX}2".upper()
 NOBODY = f"{NET}.77"
 # What goes wrong on the first PC, by its owner's hand; nothing of it keeps WinRM out.
 PLANT = """
@@ -34,8 +32,17 @@ $state.dynamicport = '1024 64511'
 Write-LabState $state
 """
 GPU = "NVIDIA GeForce RTX 3060, {driver}, 12288, GPU-1, 5100, 8.6\n"
-STRANGER = "GPU-1, 4242, C:\\games\\게임.exe, 7000\n"
+GAME = "GPU-1, 4242, C:\\games\\게임.exe, 7000\n"
+STRANGER = """
+import os, socket, sys, time
+with socket.create_server(("0.0.0.0", int(sys.argv[1]))):
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+"""
+
 EXPECTED = (
+    "controller: fleet_project: no folder /nowhere",
+    "controller: fleet_data: no folder /no/data",
     rf"{ONE}: it goes to sleep after 30 minutes on mains (power plan Balanced)",
     rf"{ONE}: a restart is pending (Windows Update)",
     rf"{ONE}: Smart App Control is on and blocks the unsigned libraries of Python's packages",
@@ -53,49 +60,55 @@ EXPECTED = (
 
 
 @pytest.fixture
-def planted(lab: Lab, tmp_path: Path) -> Iterator[Path]:
-    """The inventory of two PCs with faults, those of PLANT among them; both have an nvidia-smi.exe that says what the test wrote."""
-    lab.do("down")
-    names = lab.up(2)
-    settings = {**SETTINGS, **{name: ENVIRONMENT[name] for name in ("PATH", "ANSIBLE_CONFIG")}, "LAB_CLUSTER": NAME}
-    done = subprocess.run([LAB.with_name("ready"), *names], env=settings, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    program = tmp_path / "nvidia-smi.exe"
-    source = LAB.parent / "windows" / "nvidia_smi.c"
-    subprocess.run(["x86_64-w64-mingw32-gcc", "-O2", "-s", "-o", program, source], check=True)
-    for name, driver, users in ((names[0], "580.88", STRANGER), (names[1], "472.12", "")):
-        drive = lab.prefix(name)
-        shutil.copy(program, drive / "windows" / "system32" / "nvidia-smi.exe")
-        (drive / "lab" / "query-gpu.csv").write_text(GPU.format(driver=driver), "utf-8")
-        (drive / "lab" / "query-compute-apps.csv").write_text(users, "utf-8")
-    (drive / "lab" / "clock").write_text("-420")
-    (drive / "Python312").mkdir()
-    (drive / "Python312" / "python.cmd").write_text("@echo 3.12.4\n")
-    script = tmp_path / "plant.ps1"
-    script.write_text(PLANT, "utf-8-sig")
-    assert lab.run(names[0], script) == ""
-    inventory = ROOT / "inventories" / NAME
-    second = {"fleet_address": NOBODY, "fleet_home": "Q:\\winfleet", "uv_env_interpreter": "C:\\Python312\\python.cmd"}
-    for host, values in ((ONE, {"fleet_processes": 2}), (TWO, second)):
-        (inventory / "host_vars").mkdir(exist_ok=True)
-        (inventory / "host_vars" / f"{host}.yml").write_text(yaml.safe_dump(values), "utf-8")
-    yield inventory
-    for folder in (inventory, ROOT / "inventories" / "certificates" / NAME):
-        shutil.rmtree(folder, ignore_errors=True)
+def planted(lab: Lab, tmp_path: Path) -> Iterator[Cluster]:
+    """Two PCs with faults, those of PLANT among them; both have an nvidia-smi.exe that says what the test wrote."""
+    with added(lab, "lab-faults") as inventory:
+        program, script = tmp_path / "nvidia-smi.exe", tmp_path / "plant.ps1"
+        source = LAB.parent / "windows" / "nvidia_smi.c"
+        subprocess.run(["x86_64-w64-mingw32-gcc", "-O2", "-s", "-o", program, source], check=True)
+        for host, driver, users in ((ONE, "580.88", GAME), (TWO, "472.12", "")):
+            drive = lab.prefix(host.lower())
+            shutil.copy(program, drive / "windows" / "system32" / "nvidia-smi.exe")
+            (drive / "lab" / "query-gpu.csv").write_text(GPU.format(driver=driver), "utf-8")
+            (drive / "lab" / "query-compute-apps.csv").write_text(users, "utf-8")
+        (drive / "lab" / "clock").write_text("-420")
+        (drive / "Python312").mkdir()
+        (drive / "Python312" / "python.cmd").write_text("@echo 3.12.4\n")
+        script.write_text(PLANT, "utf-8-sig")
+        assert lab.run(ONE.lower(), script) == ""
+        cluster = Cluster(lab, tmp_path, inventory)
+        python = "C:\\Python312\\python.cmd"
+        cluster.hosts[ONE] = {"fleet_processes": 2}
+        cluster.hosts[TWO] = {"fleet_address": NOBODY, "fleet_home": "Q:\\winfleet", "uv_env_interpreter": python}
+        yield cluster
 
 
-def test_each_planted_fault_is_named_on_its_host_before_anything_is_changed(planted: Path, lab: Lab) -> None:
-    settings = [f"fleet_project={SCRIPTS}", "fleet_command=bare.py", "fleet_data=", "fleet_config="]
-    command = ["ansible-playbook", "deploy_and_train.yml", "-i", str(planted)]
-    command += [word for setting in settings for word in ("-e", setting)]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, check=False
-    )
-    said = done.stdout + done.stderr
-    assert done.returncode != 0, said
-    assert [line for line in EXPECTED if not re.search(rf"{re.escape(line)}.*\n  hint: ", said)] == [], said
-    assert "To go on in spite of that: -e fleet_warnings=" in said
-    assert "Driver" in said, "the table of the hosts"
-    assert f"580.88: {ONE} · 472.12: {TWO}" in said
-    assert f"pending, by updates from 17:00 to 8:00: {ONE}" in said
-    assert not any((lab.prefix(host.lower()) / "winfleet").exists() for host in (ONE, TWO))
+@contextlib.contextmanager
+def stranger(cluster: Cluster, host: str, port: int) -> Iterator[int]:
+    """A program of someone else that listens on a port of a PC; its process id there."""
+    script = cluster.folder / "stranger.py"
+    script.write_text(STRANGER, "utf-8")
+    command = [str(LAB), "run", host.lower(), r"C:\lab\python\python.exe", windows(script), str(port)]
+    with subprocess.Popen(command, env=SETTINGS, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            yield int(process.stdout.readline())
+        finally:
+            for pid in cluster.processes(host, script.name):
+                os.kill(pid, 9)
+
+
+def test_each_planted_fault_is_named_on_its_host_before_anything_is_changed(planted: Cluster) -> None:
+    with stranger(planted, ONE, 29500) as pid:
+        done = planted.play("deploy_and_train.yml", "fleet_project=/nowhere", "fleet_data=/no/data")
+    assert done.returncode != 0, done.stdout
+    taken = f"{ONE}: port 29500 (the ranks' store) on {planted.lab.address(ONE.lower())} is taken by python (pid {pid})"
+    missing = [line for line in (*EXPECTED, taken) if not re.search(rf"{re.escape(line)}.*\n  hint: ", done.stdout)]
+    assert missing == [], done.stdout
+    assert errors(done.stdout) == 1
+    assert f"{TWO}: port " not in done.stdout
+    assert "To go on in spite of that: -e fleet_warnings=" in done.stdout
+    assert "Driver" in done.stdout, "the table of the hosts"
+    assert f"580.88: {ONE} · 472.12: {TWO}" in done.stdout
+    assert f"pending, by updates from 17:00 to 8:00: {ONE}" in done.stdout
+    assert not any(planted.home(host).exists() for host in planted.hosts)

@@ -4,11 +4,11 @@ What scripts share is one text: that of a module which is put into those that An
 """
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from programs import in_git
 from windows_lab import Lab, in_the_lab, windows
 from winfleet.controller.scripts import whole
 
@@ -39,12 +39,8 @@ TOO_NEW = {
 
 def scripts() -> list[Path]:
     """All .ps1 and .psm1 that git knows or would take."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.ps1", "*.psm1"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if listed.returncode:
-        pytest.skip("no checkout of git")
-    names = [name for name in listed.stdout.split("\0") if name and not name.startswith(OF_THE_ENGINE)]
-    return [ROOT / name for name in names if (ROOT / name).exists()]
+    names = in_git("--cached", "--others", "--exclude-standard", "*.ps1", "*.psm1")
+    return [ROOT / name for name in names if not name.startswith(OF_THE_ENGINE) and (ROOT / name).exists()]
 
 
 def newer(lab: Lab, paths: list[Path], folder: Path) -> list[str]:
@@ -96,3 +92,16 @@ def test_a_role_s_script_is_sent_with_what_it_requires() -> None:
         assert "AnsibleRequires" not in text, path
         # PowerShell takes a parameter block before everything else only
         assert text.index("param(") < text.index("function "), path
+
+
+@pytest.mark.parametrize("script", ["worker_setup", "launch_distributed", "master_deploy"])
+def test_files_are_as_windows_powershell_reads_them(script: str) -> None:
+    text, door = ((ROOT / "scripts" / f"{script}.{end}").read_bytes() for end in ("ps1", "cmd"))
+    assert text.startswith(b"\xef\xbb\xbf"), "5.1 reads a file without BOM in the PC's own code page"
+    assert door.isascii(), "cmd.exe knows no BOM"
+    for file in (text, door):
+        assert file.count(b"\n") == file.count(b"\r\n") == file.count(b"\r")
+
+
+def test_a_script_for_bash_has_no_carriage_return() -> None:
+    assert b"\r" not in (ROOT / "scripts" / "master_deploy.sh").read_bytes()

@@ -4,13 +4,13 @@ import dataclasses
 import itertools
 import json
 import math
-import subprocess
 import sys
 from typing import Any
 
 import pytest
 import torch
-from conftest import ENVIRONMENT, ROOT, needs_namespaces
+from conftest import needs_namespaces, patience
+from programs import output_of
 from winfleet.rehearsal.advice import advise, halved, predict_run, with_cable, with_workers
 from winfleet.rehearsal.allreduce import (
     BUCKET,
@@ -302,11 +302,9 @@ def test_the_grid_never_falls_below_what_fewer_ranks_do_on_a_fast_network() -> N
 @needs_namespaces
 def test_a_real_step_between_namespaces_on_a_limited_link_takes_as_long_as_predicted() -> None:
     case = ["hosts=2", "gbit=1", "gradient_mib=8", "factor=8", "micro_batch_seconds=0.1", "steps=2"]
-    words = [sys.executable, "bench/scaling.py", "--case", *case]
-    done = subprocess.run(words, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    row = next(line for line in done.stdout.splitlines() if line.startswith("| 2x1"))
+    printed = output_of(sys.executable, "bench/scaling.py", "--case", *case)
+    row = next(line for line in printed.splitlines() if line.startswith("| 2x1"))
     took, predicted, limit = (row.split("|")[column].strip() for column in (3, 4, 8))
     assert limit == "network"
-    assert float(predicted) == pytest.approx(float(took), rel=0.15), row
+    assert float(predicted) == pytest.approx(float(took), rel=max(0.15, patience(0.05))), row
     assert float(took) > 0.1 + 7 * MIB / 125e6, "the link was not limited"

@@ -1,13 +1,13 @@
 """What may train, judged from what was found: the cases that need GPUs, or many wrong things at once."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENVIRONMENT, ROOT, SCRIPTS
+from conftest import SCRIPTS
+from programs import output_of
 from winfleet.preflight.found import Found, read
 from winfleet.preflight.judge import Wanted, check_command, check_files, find_problems, runs_going_on, split_command
 from winfleet.preflight.problems import CHECKS, FIRM, Problem, error_text, read_names, sort_out
@@ -87,11 +87,9 @@ def test_a_command_is_taken_whole_as_it_was_typed() -> None:
         (['{"fleet_command": "a.py --b c"}', "@file.yml", "other_fleet_command=a.py --b"], ""),
         ([], ""),
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", AS_TYPED, str(ROOT / "plugins" / "action" / "winfleet_check.py")],
-        input=json.dumps([extra_vars for extra_vars, _ in cases]), env=ENVIRONMENT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert json.loads(done.stdout) == [command for _, command in cases]
+    given = json.dumps([extra_vars for extra_vars, _ in cases])
+    printed = output_of(sys.executable, "-c", AS_TYPED, "plugins/action/winfleet_check.py", given=given)
+    assert json.loads(printed) == [command for _, command in cases]
 
 
 def test_no_more_ranks_than_gpus() -> None:

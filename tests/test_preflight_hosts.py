@@ -12,31 +12,19 @@ from winfleet.preflight.hosts import check_host
 from winfleet.preflight.judge import find_problems, say_late
 from winfleet.preflight.problems import CHECKS, Problem
 
-RTX = {
-    "name": "NVIDIA GeForce RTX 3060",
-    "driver": "580.88",
-    "memory_mib": 12288,
-    "free_mib": 11000,
-    "capability": "8.6",
-}
+GPU = "NVIDIA GeForce RTX 3060"
+RTX = {"name": GPU, "driver": "580.88", "memory_mib": 12288, "free_mib": 11000, "capability": "8.6"}
 OLD = {**RTX, "name": "NVIDIA GeForce GTX 1080", "capability": "6.1"}
 NEW = {**RTX, "name": "NVIDIA GeForce RTX 5060 Ti", "capability": "12.0"}
-CABLE = {
-    "name": "이더넷",
-    "description": "Realtek PCIe GbE",
-    "type": "Ethernet",
-    "mbit": 1000,
-    "addresses": ["192.168.0.21"],
-}
-WSL = {"name": "vEthernet (WSL)", "description": "Hyper-V Virtual Ethernet Adapter", "type": "Ethernet", "mbit": 10000,
-       "addresses": ["172.20.0.1"]}  # fmt: skip
-WIFI = {
-    "name": "Wi-Fi",
-    "description": "Intel(R) Wi-Fi 6 AX200",
-    "type": "Wireless80211",
-    "mbit": 866,
-    "addresses": ["192.168.0.99"],
-}
+
+
+def adapter(name: str, description: str, address: str, mbit: int = 1000, kind: str = "Ethernet") -> dict[str, Any]:
+    return {"name": name, "description": description, "type": kind, "mbit": mbit, "addresses": [address]}
+
+
+CABLE = adapter("이더넷", "Realtek PCIe GbE", "192.168.0.21")
+WSL = adapter("vEthernet (WSL)", "Hyper-V Virtual Ethernet Adapter", "172.20.0.1", 10000)
+WIFI = adapter("Wi-Fi", "Intel(R) Wi-Fi 6 AX200", "192.168.0.99", 866, "Wireless80211")
 
 
 def windows(**values: Any) -> dict[str, Any]:
@@ -60,14 +48,8 @@ def judge(told: dict[str, Any], **given: Any) -> list[Problem]:
 
 
 def block(**values: str) -> dict[str, Any]:
-    rule = {
-        "name": "{1234}",
-        "title": "python.exe",
-        "program": "C:\\Python311\\python.exe",
-        "protocol": "TCP",
-        "ports": "Any",
-    }
-    return {"firewall": {"blocks": [{**rule, **values}], "profiles": []}}
+    rule = {"name": "{1234}", "title": "python.exe", "program": "C:\\Python311\\python.exe", "protocol": "TCP"}
+    return {"firewall": {"blocks": [{**rule, "ports": "Any", **values}], "profiles": []}}
 
 
 def stranger(**values: Any) -> dict[str, Any]:
@@ -265,24 +247,21 @@ def test_the_odd_host_is_named_against_the_majority() -> None:
 def test_what_else_differs_between_hosts() -> None:
     linux = {"os": "Linux", "release": "Linux-6.8", "power": None}
     assert ("pc3", "system Linux-6.8, the other 2 have Windows 11 Pro 22631.4317") in compare(pc1={}, pc2={}, pc3=linux)
-    assert compare(pc1={}, pc2={}, pc3={"gpus": [{**RTX, "driver": "560.94"}]}) == [
-        ("pc3", "driver 560.94, the other 2 have 580.88")
-    ]
-    assert compare(pc1={}, pc2={}, pc3={"gpus": [{**RTX, "name": "A"}]}) == [
-        ("pc3", "GPU A, the other 2 have NVIDIA GeForce RTX 3060")
-    ]
-    assert compare(pc1={}, pc2={"address": "127.0.0.1"}) == [
-        ("pc2", "127.0.0.1 is of the loopback, and no other host reaches it")
-    ]
+    for changed, said in (
+        ({"driver": "560.94"}, "driver 560.94, the other 2 have 580.88"),
+        ({"name": "A"}, f"GPU A, the other 2 have {GPU}"),
+    ):
+        assert compare(pc1={}, pc2={}, pc3={"gpus": [{**RTX, **changed}]}) == [("pc3", said)]
+    said = "127.0.0.1 is of the loopback, and no other host reaches it"
+    assert compare(pc1={}, pc2={"address": "127.0.0.1"}) == [("pc2", said)]
     assert compare(pc1={"address": "127.0.0.1"}, pc2={"address": "127.0.0.2"}) == []
     warnings = {found.check: found.warning for found in compare_hosts(cluster(a={}, b={"gpus": []}), python_version="")}
     assert warnings == {"gpu": True}
 
 
 def test_the_table_groups_hosts_by_equal_value() -> None:
-    said = table(
-        cluster(pc1={"python": "3.11.9"}, pc2={"python": "3.11.9"}, pc3={"python": "3.12.1", "skew_seconds": 301.0})
-    )
+    good = {"python": "3.11.9"}
+    said = table(cluster(pc1=good, pc2=good, pc3={"python": "3.12.1", "skew_seconds": 301.0}))
     rows = dict(line.split("  ", 1) for line in said.splitlines())
     assert rows["Python"].strip() == "3.11.9: pc1 pc2 · 3.12.1: pc3"
     assert rows["Clock"].strip() == "as here: pc1 pc2 · +301 s: pc3"
@@ -307,12 +286,8 @@ def test_a_hostile_host_is_judged_without_a_crash_and_cannot_draw_on_the_termina
         assert all(char.isprintable() or char == "\n" for char in said), name
         assert len(said) < 60_000, name
     deep = json.loads("[" * 900 + "]" * 900)
-    assert table(
-        {
-            "pc1": read(deep),
-            "pc2": read({"gpus": deep, "firewall": {"blocks": deep, "profiles": deep}, "there": {"code": deep}}),
-        }
-    )
+    inside = {"gpus": deep, "firewall": {"blocks": deep, "profiles": deep}, "there": {"code": deep}}
+    assert table({"pc1": read(deep), "pc2": read(inside)})
 
 
 def test_a_host_that_is_late_or_silent_is_named_with_what_to_do() -> None:

@@ -75,6 +75,7 @@ def test_a_local_and_a_remote_worker_train_together(fleet: Fleet, ssh_arguments:
     assert "rank 1 of 2" in (fleet.logs / "ssh" / "worker2" / "rank1.log").read_text("utf-8")
     plan = (fleet.logs / "ssh" / "plan.json").read_text("utf-8")
     assert f'"address": "{BOX}"' in plan
-    again = fleet.play("deploy_and_train.yml", "fleet_command=bare.py --steps 30", "fleet_run=ssh2")
+    again = fleet.play("deploy_and_train.yml", "fleet_command=bare.py --steps 30", "fleet_run=ssh2", "--check")
     assert again.returncode == 0, again.stdout
     assert "worker2: Send what the host lacks" not in again.stdout
+    assert "worker2: Start the launcher" in again.stdout

@@ -1,17 +1,14 @@
 """The status of a run: what another machine sends is taken as data, and what a user is told is summed up rightly."""
 
-import contextlib
-import http.server
 import json
 import multiprocessing
 import socket
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import answering
 from winfleet.core import files, reading, status
 from winfleet.core.status import Cause, Event, Rank, Status, StatusError, parse
 from winfleet.view.table import table
@@ -179,30 +176,6 @@ def test_the_table_has_a_line_a_rank() -> None:
         "0 pc1 training 5/9 0.250 3.0 50/30/20 50 61 100 2000 11 2 s ago",
         "1 pc2 finished 9 - - - - - - 100 - -",
     ]
-
-
-@contextlib.contextmanager
-def answering(reply: bytes) -> Iterator[tuple[int, list[str]]]:
-    """A server that gives every caller the same bytes; yields its port, and the paths that it was asked for."""
-    asked: list[str] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            with contextlib.suppress(OSError):
-                self.wfile.write(reply)
-
-        def log_message(self, *_: Any) -> None:
-            """Says nothing."""
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server.server_port, asked
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def test_a_launcher_is_asked_directly_and_never_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,8 @@
 
 import io
 import json
+import os
 import tarfile
-import time
 import zipfile
 from pathlib import Path
 
@@ -79,25 +79,20 @@ def test_values_are_secret_by_their_names_at_any_depth() -> None:
 
 
 def test_secrets_come_from_the_environment_too_and_its_folder_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {
-        "WANDB_API_KEY": "w1x2",
-        "MY_DB_PWD": "d1e2",
-        "SPECIAL": "s1t2",
-        "PWD": "/tmp/x",
-        "OLDPWD": "/y",
-    }.items():
+    secrets = {"WANDB_API_KEY": "w1x2", "MY_DB_PWD": "d1e2", "SPECIAL": "s1t2"}
+    for name, value in {**secrets, "PWD": "/tmp/x", "OLDPWD": "/y"}.items():
         monkeypatch.setenv(name, value)
     found = archive.secrets_of_environment(["SPECIAL"])
-    assert {"w1x2", "d1e2", "s1t2"} <= found
+    assert set(secrets.values()) <= found
     assert not {"/tmp/x", "/y"} & found
 
 
 def test_the_newest_run_is_taken_unless_another_is_named(tmp_path: Path) -> None:
     assert archive.choose_run(tmp_path, "") == ""
-    for name in ("a", "b"):
+    for number, name in enumerate(("a", "b")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "plan.json").write_text("{}")
-        time.sleep(0.02)
+        os.utime(tmp_path / name / "plan.json", (number, number))
     (tmp_path / "c").mkdir()
     assert archive.choose_run(tmp_path, "") == "b"
     assert archive.choose_run(tmp_path, "a") == "a"
@@ -128,11 +123,7 @@ def test_hostile_texts_and_names_stay_harmless(tmp_path: Path) -> None:
     archive.write(archive.Bundle(files=files), tmp_path / "x.zip")
     with zipfile.ZipFile(tmp_path / "x.zip") as made:
         names = sorted(made.namelist())
-        assert names == [
-            "CONTENTS.txt",
-            "hosts/pc1/run/_[2J.._x_y.log".replace("[", "_"),
-            "hosts/pc1/run/__2J.._x_y.log_",
-        ]
+        assert names == ["CONTENTS.txt", "hosts/pc1/run/__2J.._x_y.log", "hosts/pc1/run/__2J.._x_y.log_"]
         assert made.read(names[1]).decode() == "[31mred \ufffd"
 
 
@@ -161,17 +152,12 @@ PLANTED = {
 
 def plant(fleet: Fleet) -> None:
     """A run that has ended, with what must not leave the house in logs, plan, settings and the names of files."""
-    hosts = lay_out_hosts(
-        [{"name": name, "address": f"127.0.0.{n}", "processes": 1} for n, name in enumerate(fleet.hosts, 1)]
-    )
     config = f"training:\n  api_key: {PLANTED['token']}\n  hub: https://me:{PLANTED['token']}@example.org/\n"
-    plan = Plan(
-        run="r1",
-        command=("train.py", "--password", PASSWORD),
-        hosts=hosts,
-        config=config,
-        variables={"worker1": {"HF_TOKEN": HF}},
+    hosts = lay_out_hosts(
+        {"name": name, "address": f"127.0.0.{n}", "processes": 1} for n, name in enumerate(fleet.hosts, 1)
     )
+    command, variables = ("train.py", "--password", PASSWORD), {"worker1": {"HF_TOKEN": HF}}
+    plan = Plan(run="r1", command=command, hosts=hosts, config=config, variables=variables)
     lines = [
         *(f"{kind} is {value}, in JSON {json.dumps(value)}" for kind, value in PLANTED.items()),
         r"File C:\Users\박선생\AppData\Local\x.py in main", "Training started with 2 processes across 2 nodes",

@@ -1,4 +1,4 @@
-"""Folders to many hosts at once: hosts are processes at loopback addresses of their own, as the controller is."""
+"""Folders to many hosts at once, and what is told where that fails."""
 
 import contextlib
 import hashlib
@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,18 +16,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
-from conftest import ENVIRONMENT, wait_until
+from conftest import patience, wait_until
+from made_files import fill
+from swarm_hosts import CONTROLLER, Cluster, Clusters, clusters, listens, share, whole_digest
 from winfleet.core.files import held
 from winfleet.host import remote
 from winfleet.transfer import receiver
-from winfleet.transfer.folders import SHORT, digest, list_files, pack
-from winfleet.transfer.job import Folder, Job, Result
-from winfleet.transfer.seeding import Progress, Share, seed
+from winfleet.transfer.folders import SHORT, list_files, pack
+from winfleet.transfer.job import Folder, Result
+from winfleet.transfer.seeding import Progress, Share
 from winfleet.transfer.torrents import SwarmError, make_torrent, open_session, parameters_of
 
 lt = pytest.importorskip("libtorrent")
 
-CONTROLLER = "127.0.0.1"
 CONTENT = {
     "한글.txt": "안녕하세요".encode(),
     "empty": b"",
@@ -38,89 +38,11 @@ CONTENT = {
 }
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def listens(address: str, port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex((address, port)) == 0
-
-
-def fill(folder: Path, content: dict[str, bytes]) -> Path:
-    for name, data in content.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
-
-
-def whole_digest(folder: Path) -> str:
-    return digest(folder, list_files(folder, honour_git=False))
-
-
-def share(source: Path) -> Share:
-    names = list_files(source, honour_git=False)
-    root = digest(source, names)[:SHORT]
-    return Share(source=source, torrent=make_torrent(source, names, root), root=root)
-
-
-class Cluster:
-    """Hosts pc1, pc2 … of one test, each with a folder below the test's own."""
-
-    def __init__(self, folder: Path, count: int) -> None:
-        self.folder, self.port = folder, free_port()
-        self.hosts = {f"pc{number}": f"127.0.0.{10 + number}" for number in range(1, count + 1)}
-        self.started: list[subprocess.Popen[str]] = []
-
-    def target(self, host: str, sent: Share) -> Path:
-        return self.folder / host / "data" / sent.root
-
-    def start(self, host: str, *shares: Share, previous: Path | None = None, **changed: Any) -> subprocess.Popen[str]:
-        home = self.folder / host
-        (home / "data").mkdir(parents=True, exist_ok=True)
-        for sent in shares:
-            (home / f"{sent.root}.torrent").write_bytes(sent.torrent)
-        folders = tuple(
-            Folder(
-                kind="data", target=str(self.target(host, sent)), expected=whole_digest(sent.source),
-                torrent=str(home / f"{sent.root}.torrent"), previous=str(previous or ""), limit_bytes=2_000_000,
-            )
-            for sent in shares
-        )  # fmt: skip
-        values: dict[str, Any] = {
-            "host": host, "address": self.hosts[host], "result": str(home / "result.json"), "folders": folders,
-            "peers": {name: address for name, address in self.hosts.items() if name != host},
-            "controllers": (CONTROLLER,), "port": self.port, "patience_seconds": 20.0,
-        }  # fmt: skip
-        (home / "job.json").write_text(Job(**{**values, **changed}).to_json(), "utf-8")
-        command = [sys.executable, "-W", "error", "-m", "winfleet.transfer.swarm", "--job", str(home / "job.json")]
-        process = subprocess.Popen(command, env=ENVIRONMENT, text=True, stderr=subprocess.PIPE)
-        self.started.append(process)
-        return process
-
-    def seed(self, *shares: Share, **settings: Any) -> dict[str, Result]:
-        return seed(shares, self.hosts, port=self.port, **settings)
-
-    def result(self, host: str) -> dict[str, Any]:
-        values: dict[str, Any] = json.loads((self.folder / host / "result.json").read_text("utf-8"))
-        return values
-
-
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Callable[[int], Cluster]]:
+def cluster(tmp_path: Path) -> Iterator[Clusters]:
     """Makes clusters, and ends their processes."""
-    made: list[Cluster] = []
-
-    def make(count: int) -> Cluster:
-        made.append(Cluster(tmp_path, count))
-        return made[-1]
-
-    yield make
-    for process in (process for one in made for process in one.started):
-        process.kill()
-        process.communicate()
+    with clusters(tmp_path) as make:
+        yield make
 
 
 @contextlib.contextmanager
@@ -132,7 +54,7 @@ def in_background(action: Callable[[], Any]) -> Iterator[list[Any]]:
     try:
         yield found
     finally:
-        thread.join(40)
+        thread.join(patience(40))
     assert found, "the action failed or did not end"
 
 
@@ -159,7 +81,7 @@ def test_what_cannot_be_sent_is_named(tmp_path: Path) -> None:
 # --- the swarm
 
 
-def test_three_hosts_get_two_folders(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+def test_three_hosts_get_two_folders(cluster: Clusters, tmp_path: Path) -> None:
     code = share(fill(tmp_path / "code", CONTENT))
     (tmp_path / "code" / "run.sh").chmod(0o755)
     code, alone = share(tmp_path / "code"), share(fill(tmp_path / "alone", {"one.bin": os.urandom(3_000_000)}))
@@ -177,7 +99,7 @@ def test_three_hosts_get_two_folders(cluster: Callable[[int], Cluster], tmp_path
         assert sorted(path.name for path in (three.folder / host / "data").iterdir()) == sorted([code.root, alone.root])
         assert three.result(host)["down_bytes"] >= 3_300_000
         assert Result.parse((three.folder / host / "result.json").read_text("utf-8"), host) == results[host]
-    assert all(process.wait(10) == 0 for process in three.started)
+    assert all(process.wait(patience(10)) == 0 for process in three.started)
     assert [(one.host, one.state, one.fraction) for one in seen[-1]] == [(host, "whole", 1.0) for host in three.hosts]
     # again, as after a worker was added: those who have it offer it, and nothing moves
     for host in three.hosts:
@@ -185,7 +107,7 @@ def test_three_hosts_get_two_folders(cluster: Callable[[int], Cluster], tmp_path
     assert [result.down_bytes for result in three.seed(code, alone).values()] == [0, 0, 0]
 
 
-def test_a_killed_transfer_goes_on_where_it_stopped(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+def test_a_killed_transfer_goes_on_where_it_stopped(cluster: Clusters, tmp_path: Path) -> None:
     size = 150_000_000
     sent, one = share(fill(tmp_path / "source", {"big": os.urandom(size)})), cluster(1)
     place = one.target("pc1", sent).parent / f".{sent.root}.part" / sent.root / "big"
@@ -209,25 +131,22 @@ def test_a_killed_transfer_goes_on_where_it_stopped(cluster: Callable[[int], Clu
     assert whole_digest(one.target("pc1", sent)) == whole_digest(sent.source)
 
 
-def test_a_new_transfer_ends_an_earlier_one_of_the_same_host_alone(
-    cluster: Callable[[int], Cluster], tmp_path: Path
-) -> None:
+def test_a_new_transfer_ends_an_earlier_one_of_the_same_host_alone(cluster: Clusters, tmp_path: Path) -> None:
     sent, two = share(fill(tmp_path / "source", {"a": b"content"})), cluster(2)
     for host in two.hosts:
         two.start(host, sent, peers={})
-    first, second = two.hosts.values()
-    wait_until(lambda: listens(first, two.port) and listens(second, two.port), 20, "the start of both")
+    two.wait_for_start()
     lock = tmp_path / "pc1" / "job.lock"
     with held(lock) as ours:
         assert not ours
     remote.end_transfer(tmp_path / "pc1" / "job.json")
     with held(lock) as ours:
         assert ours
-    assert not listens(first, two.port)
-    assert listens(second, two.port)
+    assert not listens(two.hosts["pc1"], two.port)
+    assert listens(two.hosts["pc2"], two.port)
 
 
-def test_one_changed_file_of_a_thousand_moves_alone(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+def test_one_changed_file_of_a_thousand_moves_alone(cluster: Clusters, tmp_path: Path) -> None:
     content = {f"{number % 7}/{number}.bin": hashlib.sha256(b"%d" % number).digest() * 640 for number in range(1000)}
     one = cluster(1)
     before = fill(tmp_path / "pc1" / "data" / "older", content)
@@ -256,9 +175,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", place], check=True)
 
 
-def test_a_full_disk_is_named_before_a_byte_is_sent(
-    cluster: Callable[[int], Cluster], tmp_path: Path, small_disk: Path
-) -> None:
+def test_a_full_disk_is_named_before_a_byte_is_sent(cluster: Clusters, tmp_path: Path, small_disk: Path) -> None:
     sent, two = share(fill(tmp_path / "source", {"big": bytes(60_000_000)})), cluster(2)
     process = two.start("pc1", sent)
     two.start("pc2", sent)
@@ -269,7 +186,7 @@ def test_a_full_disk_is_named_before_a_byte_is_sent(
         "hint: make room there, or set fleet_home to another disk"
     )
     assert results["pc2"].state == "whole"
-    _, errors = process.communicate(timeout=10)
+    _, errors = process.communicate(timeout=patience(10))
     assert process.returncode == 1
     assert errors.startswith("error: pc1 needs 60 MB")
 
@@ -297,7 +214,7 @@ class Liar:
         return int(self.handle.status().total_payload_upload)
 
 
-def test_a_liar_is_rejected_and_named(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+def test_a_liar_is_rejected_and_named(cluster: Clusters, tmp_path: Path) -> None:
     sent, one = share(fill(tmp_path / "source", {"big": os.urandom(4_000_000)})), cluster(1)
     process = one.start("pc1", sent, peers={"pc9": "127.0.0.19"})
     liar = Liar(sent, tmp_path / "liar", "127.0.0.19")
@@ -307,27 +224,27 @@ def test_a_liar_is_rejected_and_named(cluster: Callable[[int], Cluster], tmp_pat
     assert (result.state, result.cause) == ("whole", "")
     assert list(result.hash_failures) == ["127.0.0.19"]
     assert whole_digest(one.target("pc1", sent)) == whole_digest(sent.source)
-    assert process.wait(10) == 0
+    assert process.wait(patience(10)) == 0
 
 
-def test_with_a_liar_alone_the_failure_names_it(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+def test_with_a_liar_alone_the_failure_names_it(cluster: Clusters, tmp_path: Path) -> None:
     sent, one = share(fill(tmp_path / "source", {"big": os.urandom(1_000_000)})), cluster(1)
-    process = one.start("pc1", sent, peers={"pc9": "127.0.0.19"}, controllers=(), patience_seconds=3.0)
+    seconds = patience(2)
+    one.start("pc1", sent, peers={"pc9": "127.0.0.19"}, controllers=(), patience_seconds=seconds)
     liar = Liar(sent, tmp_path / "liar", "127.0.0.19")
     wait_until(lambda: liar.offer((one.hosts["pc1"], one.port)), 10, "the liar's sending")
     wait_until((one.folder / "pc1" / "result.json").exists, 15, "the result")
     result = one.result("pc1")
     assert (result["state"], list(result["hash_failures"])) == ("failed", ["127.0.0.19"])
-    assert "pc1 got nothing for 3 s: 127.0.0.19 sent wrong content" in result["cause"]
+    assert f"pc1 got nothing for {seconds:.0f} s: 127.0.0.19 sent wrong content" in result["cause"]
     assert not one.target("pc1", sent).exists()
-    process.kill()
 
 
 def greet(source: str, target: tuple[str, int], sent: Share) -> bytes:
     """What a host answers to BitTorrent's greeting for the torrent, from this address."""
     info = lt.load_torrent_buffer(sent.torrent).ti.info_hashes()
     hello = b"\x13BitTorrent protocol" + bytes(8) + info.v2.to_bytes()[:20] + b"-XX0000-abcdefghijkl"
-    with socket.create_connection(target, timeout=5, source_address=(source, 0)) as connection:
+    with socket.create_connection(target, timeout=patience(5), source_address=(source, 0)) as connection:
         try:
             connection.sendall(hello)
             return connection.recv(20)
@@ -335,7 +252,7 @@ def greet(source: str, target: tuple[str, int], sent: Share) -> bytes:
             return b""
 
 
-def test_a_stranger_gets_no_answer(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+def test_a_stranger_gets_no_answer(cluster: Clusters, tmp_path: Path) -> None:
     sent, one = share(fill(tmp_path / "source", {"a": b"secret"})), cluster(1)
     process = one.start("pc1", sent)
     target = (one.hosts["pc1"], one.port)
@@ -350,22 +267,21 @@ def test_a_stranger_gets_no_answer(cluster: Callable[[int], Cluster], tmp_path: 
     assert process.poll() is None
 
 
-def test_a_host_that_is_not_there_is_lost_and_the_others_go_on(
-    cluster: Callable[[int], Cluster], tmp_path: Path
-) -> None:
+def test_a_host_that_is_not_there_is_lost_and_the_others_go_on(cluster: Clusters, tmp_path: Path) -> None:
     sent, two = share(fill(tmp_path / "source", {"a": b"content"})), cluster(2)
     two.start("pc1", sent)
     wait_until(lambda: listens(two.hosts["pc1"], two.port), 20, "the start of pc1")
-    results = two.seed(sent, start_seconds=3.0)
+    seconds = patience(1)
+    results = two.seed(sent, start_seconds=seconds)
     assert results["pc1"].state == "whole"
     assert results["pc2"].state == "lost"
     assert results["pc2"].cause == (
-        f"pc2 (127.0.0.12) did not answer on TCP port {two.port} for 3 s\n"
+        f"pc2 (127.0.0.12) did not answer on TCP port {two.port} for {seconds:.0f} s\n"
         f"hint: is it switched on, and may this machine reach its TCP port {two.port}?"
     )
 
 
-def test_hosts_that_stall_or_vanish_are_named(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+def test_hosts_that_stall_or_vanish_are_named(cluster: Clusters, tmp_path: Path) -> None:
     sent, two = share(fill(tmp_path / "source", {"big": os.urandom(150_000_000)})), cluster(2)
     processes = {host: two.start(host, sent, peers={}) for host in two.hosts}
     done: list[str] = []
@@ -376,16 +292,16 @@ def test_hosts_that_stall_or_vanish_are_named(cluster: Callable[[int], Cluster],
             processes["pc2"].send_signal(signal.SIGKILL)
             done.append("now")
 
-    results = two.seed(sent, on_progress=interrupt, interval=0.01, patience_seconds=2.0, lost_seconds=2.0)
+    two.wait_for_start()
+    seconds = patience(1)
+    results = two.seed(sent, on_progress=interrupt, interval=0.01, patience_seconds=seconds, lost_seconds=seconds)
     assert done
     assert {host: result.state for host, result in results.items()} == {"pc1": "stalled", "pc2": "lost"}
-    assert results["pc1"].cause.startswith("pc1 (127.0.0.11) got nothing more for 2 s, with ")
-    assert results["pc2"].cause.startswith("pc2 (127.0.0.12) is gone since 2 s, with ")
+    assert results["pc1"].cause.startswith(f"pc1 (127.0.0.11) got nothing more for {seconds:.0f} s, with ")
+    assert results["pc2"].cause.startswith(f"pc2 (127.0.0.12) is gone since {seconds:.0f} s, with ")
 
 
-def test_a_host_that_has_everything_and_does_not_end_is_named(
-    cluster: Callable[[int], Cluster], tmp_path: Path
-) -> None:
+def test_a_host_that_has_everything_and_does_not_end_is_named(cluster: Clusters, tmp_path: Path) -> None:
     sent, one = share(fill(tmp_path / "source", {"a": b"content"})), cluster(1)
     process = one.start("pc1", sent, peers={"pc9": "127.0.0.19"})
 
@@ -393,25 +309,28 @@ def test_a_host_that_has_everything_and_does_not_end_is_named(
         if seen[0].state == "ready":
             process.send_signal(signal.SIGSTOP)
 
-    result = one.seed(sent, on_progress=interrupt, interval=0.01, patience_seconds=2.0)["pc1"]
+    one.wait_for_start()
+    result = one.seed(sent, on_progress=interrupt, interval=0.01, patience_seconds=patience(1))["pc1"]
     assert result.state == "stalled"
     said = r"pc1 \(127\.0\.0\.11\) has all of its files since \d+ s, and did not say so\nhint: look at its disk"
     assert re.fullmatch(said, result.cause), result.cause
 
 
-def test_a_host_does_not_wait_for_one_that_takes_nothing(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+def test_a_host_does_not_wait_for_one_that_takes_nothing(cluster: Clusters, tmp_path: Path) -> None:
     sent, one = share(fill(tmp_path / "source", {"a": b"content"})), cluster(1)
-    process = one.start("pc1", sent, peers={"pc9": "127.0.0.19"}, patience_seconds=5.0)
+    seconds = patience(2)
+    process = one.start("pc1", sent, peers={"pc9": "127.0.0.19"}, patience_seconds=seconds)
     session = open_session("127.0.0.19", one.port, [one.hosts["pc1"]])
     parameters = parameters_of(sent.torrent, tmp_path / "pc9", sent.root, lt.torrent_flags.upload_mode)
     handle = session.add_torrent(parameters)
     result = one.seed(sent)["pc1"]
     assert [peer.ip[0] for peer in handle.get_peer_info()] == [], "it was connected until pc1 left"
-    assert (result.state, result.cause, 5.0 < result.seconds < 15.0) == ("whole", "", True)
-    assert process.wait(20) == 0
+    assert (result.state, result.cause) == ("whole", "")
+    assert seconds < result.seconds < seconds + patience(10)
+    assert process.wait(patience(20)) == 0
 
 
-def test_a_host_ends_by_itself_without_a_controller(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+def test_a_host_ends_by_itself_without_a_controller(cluster: Clusters, tmp_path: Path) -> None:
     sent, one = share(fill(tmp_path / "source", {"a": b"content"})), cluster(1)
     process = one.start("pc1", sent, patience_seconds=1.0)
     wait_until((one.folder / "pc1" / "result.json").exists, 15, "the result")
@@ -420,23 +339,20 @@ def test_a_host_ends_by_itself_without_a_controller(cluster: Callable[[int], Clu
         f"hint: let the controller and all hosts reach each other's TCP port {one.port}"
     )
     assert receiver.ask("127.0.0.11", one.port) is not None
-    assert process.wait(10) == 1
+    assert process.wait(patience(10)) == 1
 
 
-def test_a_torrent_with_other_content_than_was_announced_is_refused(
-    cluster: Callable[[int], Cluster], tmp_path: Path
-) -> None:
+def test_a_torrent_with_other_content_than_was_announced_is_refused(cluster: Clusters, tmp_path: Path) -> None:
     sent, one = share(fill(tmp_path / "source", {"a": b"content"})), cluster(1)
-    wrong = Share(source=fill(tmp_path / "other", {"a": b"changed"}), torrent=b"", root=sent.root)
-    names = list_files(wrong.source, honour_git=False)
-    wrong = Share(source=wrong.source, torrent=make_torrent(wrong.source, names, sent.root), root=sent.root)
+    other = fill(tmp_path / "other", {"a": b"changed"})
+    torrent = make_torrent(other, list_files(other, honour_git=False), sent.root)
     folder = Folder(kind="data", target=str(one.target("pc1", sent)), expected=whole_digest(sent.source),
                     torrent=str(tmp_path / "wrong.torrent"))  # fmt: skip
-    (tmp_path / "wrong.torrent").write_bytes(wrong.torrent)
+    (tmp_path / "wrong.torrent").write_bytes(torrent)
     one.start("pc1", folders=(folder,))
-    result = one.seed(wrong)["pc1"]
+    result = one.seed(Share(source=other, torrent=torrent, root=sent.root))["pc1"]
     assert result.state == "failed"
-    assert f"has the digest {whole_digest(wrong.source)[:SHORT]}, expected {sent.root}" in result.cause
+    assert f"has the digest {whole_digest(other)[:SHORT]}, expected {sent.root}" in result.cause
     assert not one.target("pc1", sent).exists()
 
 
@@ -460,7 +376,9 @@ def test_a_long_result_is_cut() -> None:
 
 def put(one: Cluster, path: str, body: bytes, token: str, source: str = CONTROLLER) -> int:
     """Status of a PUT to pc1, 0 where it hung up."""
-    connection = http.client.HTTPConnection(one.hosts["pc1"], one.port, timeout=10, source_address=(source, 0))
+    connection = http.client.HTTPConnection(
+        one.hosts["pc1"], one.port, timeout=patience(10), source_address=(source, 0)
+    )
     try:
         connection.request("PUT", path, body, {"Authorization": f"Bearer {token}"})
         return connection.getresponse().status
@@ -470,7 +388,7 @@ def put(one: Cluster, path: str, body: bytes, token: str, source: str = CONTROLL
         connection.close()
 
 
-def test_an_archive_comes_where_libtorrent_is_missing(cluster: Callable[[int], Cluster], tmp_path: Path) -> None:
+def test_an_archive_comes_where_libtorrent_is_missing(cluster: Clusters, tmp_path: Path) -> None:
     sent, one = share(fill(tmp_path / "source", CONTENT)), cluster(1)
     expected = whole_digest(sent.source)
     pack(sent.source, list_files(sent.source, honour_git=False), tmp_path / "good.tar")
@@ -490,7 +408,7 @@ def test_an_archive_comes_where_libtorrent_is_missing(cluster: Callable[[int], C
     assert whole_digest(one.target("pc1", sent)) == expected
     text = wait_until(lambda: receiver.ask(one.hosts["pc1"], one.port), 10, "the result")
     assert Result.parse(text, "pc1").state == "whole"
-    assert process.wait(10) == 0
+    assert process.wait(patience(10)) == 0
     assert [path.name for path in (one.folder / "pc1" / "data").iterdir()] == [sent.root]
     with pytest.raises(receiver.ReceiverError, match=r"took 0 of .* bytes: .*refused\nhint: let this machine reach"):
         receiver.send(one.hosts["pc1"], one.port, "once", expected, tmp_path / "good.tar")

@@ -1,10 +1,8 @@
 """train.py for real: two processes on the CPU, as one machine, as two machines that are interrupted, and short of memory."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 import yaml
 from conftest import ENVIRONMENT, SCRIPTS
+from programs import call, output_of, run_ranks
 from safetensors.torch import load_file
 
 TRAIN = Path(__file__).parents[1] / "train"
@@ -61,21 +60,12 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def environment(**extra: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "ACCELERATE_"))}
-    return kept | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "WINFLEET_RUN": "test"} | extra
-
-
-def train(script: Path, *arguments: str, cwd: Path, **extra: str) -> str:
+def train(script: Path, *arguments: str | Path, cwd: Path, **extra: str) -> str:
     """What two processes of the script print."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    settings = ["--config", str(cwd / "settings.yaml"), "--data", str(cwd / "text")]
-    done = subprocess.run(
-        [*launch, *arguments, *settings],
-        cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    kept = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("ACCELERATE_")}
+    environment = {**kept, "ACCELERATE_USE_CPU": "true", "WINFLEET_RUN": "test", **extra}
+    settings = ("--config", cwd / "settings.yaml", "--data", cwd / "text")
+    return run_ranks(cwd, script, *arguments, *settings, ranks=2, environment=environment)
 
 
 def validation_losses(printed: str) -> dict[int, float]:
@@ -94,7 +84,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("train")
     (folder / "settings.yaml").write_text(SETTINGS, encoding="utf-8")
     (folder / "machine.py").write_text(MACHINE, encoding="utf-8")
-    subprocess.run([sys.executable, TRAIN / "make_text.py", folder / "text"], check=True, capture_output=True)
+    output_of(sys.executable, TRAIN / "make_text.py", folder / "text")
     for machine in ("pc0", "pc1"):
         (folder / machine).mkdir()
     return folder
@@ -113,17 +103,13 @@ def test_make_text_leaves_what_is_there(folder: Path) -> None:
     assert 100_000 < sizes["validation.txt"] <= 200_000
 
     made = (folder / "text" / "train.txt").stat().st_mtime_ns
-    again = subprocess.run(
-        [sys.executable, TRAIN / "make_text.py", "text"], cwd=folder, check=True, capture_output=True, text=True
-    )
-    assert again.stdout == "`text` has train.txt and validation.txt already\n"
+    again = output_of(sys.executable, TRAIN / "make_text.py", "text", folder=folder)
+    assert again == "`text` has train.txt and validation.txt already\n"
     assert (folder / "text" / "train.txt").stat().st_mtime_ns == made
 
 
 def test_make_text_does_not_mix_with_other_files(folder: Path) -> None:
-    refused = subprocess.run(
-        [sys.executable, TRAIN / "make_text.py", "pc0/.."], cwd=folder, check=False, capture_output=True, text=True
-    )
+    refused = call(sys.executable, TRAIN / "make_text.py", "pc0/..", folder=folder)
     assert refused.returncode == 1
     assert refused.stderr == (
         "error: `pc0/..` has files in it, but not both of train.txt and validation.txt\n"
@@ -158,7 +144,7 @@ def test_it_leaves_the_model_two_checkpoints_and_a_wandb_run_for_each_process(fo
 
 
 def test_it_goes_on_from_the_newest_checkpoint_that_both_machines_hold(folder: Path, whole: str) -> None:
-    stopped = train(folder / "machine.py", str(TRAIN / "train.py"), cwd=folder, STOP_AFTER="3")
+    stopped = train(folder / "machine.py", TRAIN / "train.py", cwd=folder, STOP_AFTER="3")
     assert list(validation_losses(stopped)) == [0]
     for machine in ("pc0", "pc1"):
         assert checkpoints(folder / machine) == ["step_000002", "step_000003"]
@@ -166,7 +152,7 @@ def test_it_goes_on_from_the_newest_checkpoint_that_both_machines_hold(folder: P
     last_file = folder / "pc1/output/checkpoints/step_000004/custom_checkpoint_0.pkl"
     last_file.write_bytes(last_file.read_bytes()[:-100])  # as if the power had failed during the write
 
-    resumed = train(folder / "machine.py", str(TRAIN / "train.py"), cwd=folder)
+    resumed = train(folder / "machine.py", TRAIN / "train.py", cwd=folder)
     assert "newest checkpoint that all processes hold: resumes after step 3" in resumed.splitlines()
     assert validation_losses(resumed)[STEPS] == validation_losses(whole)[STEPS]
     for machine in ("pc0", "pc1"):
@@ -182,13 +168,10 @@ def test_out_of_memory_halves_the_batch_and_the_training_stays_the_same(folder: 
     (folder / "halved").mkdir()
     memory = [str(SCRIPTS / "small_gpu.py"), "1", "3", "1", "0"]  # on rank 1, after step 3, for 1 of its 2 samples
     command = [str(TRAIN / "train.py"), "--config", "../settings.yaml", "--data", "../text"]
-    done = subprocess.run(
-        [sys.executable, "-m", "winfleet.launch", "--auto", "--processes", "2", "--", *memory, *command],
-        cwd=folder / "halved", env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "effective batch 8 = 1 batch_size x 4 gradient_accumulation_steps x 2 processes" in done.stdout.splitlines()
-    first, second = done.stdout.split("resumes after step 2\n")
+    launch = [sys.executable, "-m", "winfleet.launch", "--auto", "--processes", "2"]
+    printed = output_of(*launch, "--", *memory, *command, folder=folder / "halved")
+    assert "effective batch 8 = 1 batch_size x 4 gradient_accumulation_steps x 2 processes" in printed.splitlines()
+    first, second = printed.split("resumes after step 2\n")
     losses = {**validation_losses(first), **validation_losses(second)}
     assert losses == pytest.approx({**validation_losses(whole), 2: losses[2]}, abs=1e-3)
     course = dict(re.findall(r"^step (\d)/6  loss (\S+) ", whole, re.MULTILINE))

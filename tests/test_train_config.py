@@ -3,17 +3,18 @@
 import dataclasses
 import itertools
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from programs import call
 from train_config import ConfigError, TrainConfig, load
 
 TRAIN = Path(__file__).parents[1] / "train"
 SHIPPED = TRAIN / "configs" / "train_config.yaml"
+NAMES = [field.name for field in dataclasses.fields(TrainConfig)]
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def message(text: str | bytes) -> str:
 def test_shipped_file_says_the_defaults_in_their_order() -> None:
     assert load(SHIPPED) == TrainConfig()
     keys = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))["training"]
-    assert list(keys) == [field.name for field in dataclasses.fields(TrainConfig)]
+    assert list(keys) == NAMES
 
 
 def test_shipped_file_has_a_comment_above_each_key() -> None:
@@ -68,100 +69,56 @@ def test_values_are_taken_as_they_are_meant(folder: Path, text: str, name: str, 
     assert (found, type(found)) == (value, type(value))
 
 
+FROM_1, FROM_0 = "a whole number, 1 or more", "a whole number, 0 or more"
+
+
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "value", "wanted", "example"),
     [
-        (
-            "batch_size: 0",
-            "`training.batch_size` is 0, but must be a whole number, 1 or more\nhint: for example `batch_size: 8`",
-        ),
-        ("steps: -5", "`training.steps` is -5, but must be a whole number, 1 or more\nhint: for example `steps: 300`"),
-        ("seed: -1", "`training.seed` is -1, but must be a whole number, 0 or more\nhint: for example `seed: 1337`"),
-        (
-            "layers: true",
-            "`training.layers` is True, but must be a whole number, 1 or more\nhint: for example `layers: 3`",
-        ),
-        (
-            "layers: 2.0",
-            "`training.layers` is 2.0, but must be a whole number, 1 or more\nhint: for example `layers: 3`",
-        ),
-        (
-            "layers: two",
-            "`training.layers` is 'two', but must be a whole number, 1 or more\nhint: for example `layers: 3`",
-        ),
-        ("layers:", "`training.layers` is None, but must be a whole number, 1 or more\nhint: for example `layers: 3`"),
-        (
-            "learning_rate: -1e-3",
-            "`training.learning_rate` is -0.001, but must be a number above 0\nhint: for example `learning_rate: 0.002`",
-        ),
-        (
-            "learning_rate: fast",
-            "`training.learning_rate` is 'fast', but must be a number above 0\nhint: for example `learning_rate: 0.002`",
-        ),
-        (
-            "learning_rate: yes",
-            "`training.learning_rate` is True, but must be a number above 0\nhint: for example `learning_rate: 0.002`",
-        ),
-        (
-            "learning_rate: .nan",
-            "`training.learning_rate` is nan, but must be a number above 0\nhint: for example `learning_rate: 0.002`",
-        ),
-        (
-            "mixed_precision: fp8",
-            "`training.mixed_precision` is 'fp8', but must be one of no, bf16, fp16\nhint: for example `mixed_precision: bf16`",
-        ),
-        ("wandb: 1", "`training.wandb` is 1, but must be `true` or `false`\nhint: for example `wandb: false`"),
-        (
-            "output_dir: ''",
-            "`training.output_dir` is '', but must be a text that is not empty\nhint: for example `output_dir: output`",
-        ),
-        (
-            "width: 130",
-            "`training.width` is 130, but must be a multiple of `heads`, which is 4\nhint: set `width: 132`",
-        ),
-        ("batchsize: 8", "`training.batchsize` is not a setting\nhint: did you mean `batch_size`?"),
-        (
-            "zzz: 8",
-            (
-                "`training.zzz` is not a setting\nhint: the settings are batch_size, gradient_accumulation_steps, "
-                "num_workers, pin_memory, mixed_precision, steps, learning_rate, warmup_steps, eval_every, eval_batches, "
-                "checkpoint_every, log_every, context, layers, heads, width, seed, output_dir, wandb"
-            ),
-        ),
+        ("batch_size: 0", "0", FROM_1, "8"),
+        ("steps: -5", "-5", FROM_1, "300"),
+        ("seed: -1", "-1", FROM_0, "1337"),
+        ("layers: true", "True", FROM_1, "3"),
+        ("layers: 2.0", "2.0", FROM_1, "3"),
+        ("layers: two", "'two'", FROM_1, "3"),
+        ("layers:", "None", FROM_1, "3"),
+        ("learning_rate: -1e-3", "-0.001", "a number above 0", "0.002"),
+        ("learning_rate: fast", "'fast'", "a number above 0", "0.002"),
+        ("learning_rate: yes", "True", "a number above 0", "0.002"),
+        ("learning_rate: .nan", "nan", "a number above 0", "0.002"),
+        ("mixed_precision: fp8", "'fp8'", "one of no, bf16, fp16", "bf16"),
+        ("wandb: 1", "1", "`true` or `false`", "false"),
+        ("output_dir: ''", "''", "a text that is not empty", "output"),
     ],
 )
-def test_refused_settings(text: str, said: str) -> None:
-    assert message(f"training:\n  {text}\n") == f"`settings.yaml`: {said}"
+def test_refused_values(text: str, value: str, wanted: str, example: str) -> None:
+    name = text.partition(":")[0]
+    assert message(f"training:\n  {text}\n") == (
+        f"`settings.yaml`: `training.{name}` is {value}, but must be {wanted}\nhint: for example `{name}: {example}`"
+    )
+
+
+NO_MAPPING = "has no mapping `training`\nhint: begin with a line `training:` and indent the settings below it"
+AS_YAML = "hint: write `key: value`, indented by two spaces"
+NOT_THERE = "hint: name a settings file, for example `configs/train_config.yaml`"
 
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "has no mapping `training`\nhint: begin with a line `training:` and indent the settings below it"),
-        (
-            "training:\n",
-            "has no mapping `training`\nhint: begin with a line `training:` and indent the settings below it",
-        ),
-        ("- 1\n", "has no mapping `training`\nhint: begin with a line `training:` and indent the settings below it"),
-        (
-            "training:\n  steps: 1\n   layers: 2\n",
-            (
-                "is not valid YAML in line 3, column 10: mapping values are not allowed here\n"
-                "hint: write `key: value`, indented by two spaces"
-            ),
-        ),
-        (
-            b"training: \x01\n",
-            "is not valid YAML: a character that YAML does not allow\nhint: write `key: value`, indented by two spaces",
-        ),
-        (
-            b"training: \xff\n",
-            "cannot be read: it is not UTF-8 text\nhint: name a settings file, for example `configs/train_config.yaml`",
-        ),
+        ("training: {width: 130}", "`training.width` is 130, but must be a multiple of `heads`, which is 4\nhint: set `width: 132`"),
+        ("training: {batchsize: 8}", "`training.batchsize` is not a setting\nhint: did you mean `batch_size`?"),
+        ("training: {zzz: 8}", f"`training.zzz` is not a setting\nhint: the settings are {', '.join(NAMES)}"),
+        ("", NO_MAPPING),
+        ("training:\n", NO_MAPPING),
+        ("- 1\n", NO_MAPPING),
+        ("training:\n  steps: 1\n   layers: 2\n", f"is not valid YAML in line 3, column 10: mapping values are not allowed here\n{AS_YAML}"),
+        (b"training: \x01\n", f"is not valid YAML: a character that YAML does not allow\n{AS_YAML}"),
+        (b"training: \xff\n", f"cannot be read: it is not UTF-8 text\n{NOT_THERE}"),
     ],
-)
+)  # fmt: skip
 def test_refused_files(text: str | bytes, said: str) -> None:
     assert message(text) == f"`settings.yaml`: {said}"
 
@@ -171,8 +128,7 @@ def test_refused_files(text: str | bytes, said: str) -> None:
 def test_files_that_cannot_be_read(path: str, reason: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(path)
-    hint = "hint: name a settings file, for example `configs/train_config.yaml`"
-    assert str(caught.value) == f"`{path}`: cannot be read: {reason}\n{hint}"
+    assert str(caught.value) == f"`{path}`: cannot be read: {reason}\n{NOT_THERE}"
 
 
 def test_settings_made_in_python_are_checked_too() -> None:
@@ -183,4 +139,4 @@ def test_settings_made_in_python_are_checked_too() -> None:
 
 def test_it_needs_no_torch() -> None:
     check = "import sys, train_config; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check], cwd=TRAIN, check=False).returncode == 0
+    assert call(sys.executable, "-c", check, folder=TRAIN).returncode == 0

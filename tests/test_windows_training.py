@@ -4,22 +4,18 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from conftest import ENVIRONMENT, ROOT, SCRIPTS, Fleet, wait_until
-from windows_lab import LAB, PREFIX, SETTINGS, Lab, in_the_lab, windows
+from conftest import ROOT, patience, wait_until
+from windows_cluster import LAUNCHER, ONE, RANK, TWO, Cluster, added, begun, errors, tasks
+from windows_lab import LAB, SETTINGS, Lab, in_the_lab, windows
 
 pytestmark = in_the_lab
 
-NAME = "lab-tests"  # of the cluster, a folder below inventories/
-ONE, TWO = f"{PREFIX}1".upper(), f"{PREFIX}2".upper()
 PYTHON = r"C:\lab\python\python.exe"
 WORK = r"C:\winfleet\runs\own\work"
 SLOW = "fleet_command=bare.py --steps 100000 --sleep 0.02"
@@ -27,17 +23,10 @@ START_SECONDS = 240  # for a deploy and the first steps, on a machine that does 
 MOST_SECONDS = 15  # goal: from a rank's exception to the end of all ranks of all hosts
 MOST_TASKS = 7  # of a second deploy that a Windows host has to do: docs/architecture.md lists them
 POWERSHELL = "EXEC (via pipeline wrapper)"  # shown for each start of PowerShell on a host
-LAUNCHER, RANK, SWARM = "winfleet.launch", "winfleet.runner", "winfleet.transfer.swarm"
+SWARM = "winfleet.transfer.swarm"
 DISK_MB = 260  # for the wheels, 64 MiB that stay free, and a file that leaves no room for them
 FILLER = "of somebody else"
 ARRIVED = 10_000_000  # bytes of the wheels, at which a transfer is in its middle
-STRANGER = """
-import os, socket, sys, time
-with socket.create_server(("0.0.0.0", int(sys.argv[1]))):
-    print(os.getpid(), flush=True)
-    time.sleep(600)
-"""
-
 # Each call tells what was asked for before.
 AWAKE = """
 import ctypes, sys
@@ -50,77 +39,14 @@ print(hex(set_state(ctypes.c_uint32(0x80000000))))
 """
 
 
-class Cluster(Fleet):
-    """Two Windows PCs with the inventory that add_workers.yml made of them."""
-
-    def __init__(self, lab: Lab, folder: Path) -> None:
-        super().__init__(folder)
-        self.lab, self.inventory = lab, ROOT / "inventories" / NAME
-        self.hosts = {host: {} for host in (ONE, TWO)}
-        self.variables = {
-            "fleet_logs": str(self.logs),
-            "fleet_environment": {"OMP_NUM_THREADS": "1"},
-            "fleet_project": str(SCRIPTS),
-            "fleet_data": "",
-            "fleet_config": "",
-            "fleet_rehearsal": False,
-        }
-
-    def write(self) -> None:
-        """Writes what stands beside the inventory."""
-        for host, values in self.hosts.items():
-            self.put(f"host_vars/{host}.yml", values)
-        self.put("group_vars/workers.yml", self.variables)
-
-    def put(self, name: str, values: dict[str, Any]) -> None:
-        path = self.inventory / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(yaml.safe_dump(values, allow_unicode=True), "utf-8")
-
-    def home(self, host: str) -> Path:
-        """C:\\winfleet of a PC."""
-        return self.lab.prefix(host.lower()) / "winfleet"
-
-    def processes(self, host: str, *words: str) -> dict[int, str]:
-        """Command lines with one of the words among a PC's processes, as Linux sees them, by their id there."""
-        pids = subprocess.run(["ip", "netns", "pids", host.lower()], capture_output=True, text=True, check=True).stdout
-        found = {}
-        for pid in pids.split():
-            with contextlib.suppress(OSError):
-                line = Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-                if any(word in line for word in words):
-                    found[int(pid)] = line
-        return found
-
-    def of_runs(self, *words: str) -> list[str]:
-        """Processes of runs on both PCs: launchers and ranks, or those that the words name."""
-        return [line for host in self.hosts for line in self.processes(host, *(words or (LAUNCHER, RANK))).values()]
-
-    def wait_for_the_end(self, seconds: float, *words: str) -> None:
-        """Waits until no process of a run is left on any PC."""
-        wait_until(lambda: not self.of_runs(*words), seconds, f"the end of {words or 'all processes'} of the run")
-
-    def rank_log(self, run: str, host: str, rank: int) -> str:
-        path = self.home(host) / "runs" / run / f"rank{rank}.log"
-        return path.read_text("utf-8", "replace") if path.exists() else ""
-
-
 @pytest.fixture(scope="module")
 def made(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two new PCs, opened by worker_setup.ps1, added by add_workers.yml and set up by worker_setup.yml."""
-    lab.do("down")
-    names = lab.up(2)
-    settings = {**SETTINGS, **{name: ENVIRONMENT[name] for name in ("PATH", "ANSIBLE_CONFIG")}, "LAB_CLUSTER": NAME}
-    done = subprocess.run([LAB.with_name("ready"), *names], env=settings, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    cluster = Cluster(lab, tmp_path_factory.mktemp("cluster"))
-    try:
+    """Two new PCs that worker_setup.yml has set up."""
+    with added(lab, "lab-tests") as inventory:
+        cluster = Cluster(lab, tmp_path_factory.mktemp("cluster"), inventory)
         setup = cluster.play("worker_setup.yml")
         assert setup.returncode == 0, setup.stdout
         yield cluster
-    finally:
-        for folder in (cluster.inventory, ROOT / "inventories" / "certificates" / NAME):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -135,38 +61,6 @@ def cluster(made: Cluster) -> Iterator[Cluster]:
     assert not left, f"processes stayed behind: {left}"
 
 
-@contextlib.contextmanager
-def stranger(cluster: Cluster, host: str, port: int) -> Iterator[int]:
-    """A program of someone else that listens on a port of a PC; its process id there."""
-    script = cluster.folder / "stranger.py"
-    script.write_text(STRANGER, "utf-8")
-    command = [str(LAB), "run", host.lower(), PYTHON, windows(script), str(port)]
-    with subprocess.Popen(command, env=SETTINGS, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout
-            yield int(process.stdout.readline())
-        finally:
-            for pid in cluster.processes(host, script.name):
-                os.kill(pid, 9)
-
-
-def test_all_that_is_wrong_is_said_at_once_and_nothing_is_changed(cluster: Cluster) -> None:
-    cluster.hosts[TWO]["fleet_home"] = "Q:\\winfleet"
-    with stranger(cluster, ONE, 29500) as pid:
-        done = cluster.play("deploy_and_train.yml", "fleet_project=/nowhere", "fleet_data=/no/data")
-    assert done.returncode != 0
-    assert (
-        "controller: fleet_project: no folder /nowhere\n  hint: give the folder that holds your script" in done.stdout
-    )
-    assert "controller: fleet_data: no folder /no/data\n  hint: give the folder of your data" in done.stdout
-    address = cluster.lab.address(ONE.lower())
-    assert f"{ONE}: port 29500 (the ranks' store) on {address} is taken by python (pid {pid})" in done.stdout
-    assert f"{TWO}: port " not in done.stdout
-    assert f"{TWO}: fleet_home Q:\\winfleet cannot be written\n  hint: set fleet_home of {TWO}" in done.stdout
-    assert errors(done.stdout) == 1
-    assert not any(cluster.home(host).exists() for host in cluster.hosts)
-
-
 def test_a_host_on_which_uv_fails_is_named_and_nothing_half_made_counts(cluster: Cluster) -> None:
     cluster.hosts[TWO] = {"uv_env_interpreter": r"C:\nowhere\python.exe"}
     done = cluster.play("deploy_and_train.yml", "fleet_command=bare.py", "fleet_run=no-python")
@@ -179,16 +73,6 @@ def test_a_host_on_which_uv_fails_is_named_and_nothing_half_made_counts(cluster:
     assert (cluster.home(ONE) / "agent" / "bundle").exists()
     assert not (cluster.home(TWO) / "agent" / "bundle").exists(), "without its mark the next deploy makes it anew"
     assert not any((cluster.home(host) / kind).exists() for host in cluster.hosts for kind in ("code", "env", "runs"))
-
-
-@contextlib.contextmanager
-def begun(cluster: Cluster, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """deploy_and_train.yml under way; a test that fails meanwhile leaves it no time to go on."""
-    process = cluster.start("deploy_and_train.yml", *arguments)
-    try:
-        yield process
-    finally:
-        process.kill()
 
 
 def arrived(folder: Path) -> int:
@@ -223,7 +107,7 @@ def test_transfers_and_uv_that_fail_are_named_and_the_next_run_goes_on(cluster: 
 
     with begun(cluster, *run) as following:
         wait_until(strike, START_SECONDS, "the middle of both transfers")
-        said, _ = following.communicate(timeout=START_SECONDS)
+        said, _ = following.communicate(timeout=patience(START_SECONDS))
     assert following.returncode != 0
     lost = rf"{ONE} \({address}\) is gone since 30 s, with \d+ % of its files\nhint: is it switched on, "
     assert re.search(lost, said), said
@@ -238,7 +122,7 @@ def test_transfers_and_uv_that_fail_are_named_and_the_next_run_goes_on(cluster: 
         wheel = min(whole.glob("*.whl"), key=lambda path: path.stat().st_size)
         good = wheel.read_bytes()
         wheel.write_bytes(good[:-1] + b"?")  # after its digest was looked at, as a failing disk would
-        said, _ = following.communicate(timeout=START_SECONDS)
+        said, _ = following.communicate(timeout=patience(START_SECONDS))
         wheel.write_bytes(good)
     assert following.returncode != 0
     total = sum(path.stat().st_size for path in whole.iterdir())
@@ -286,8 +170,17 @@ def test_the_first_deploy_trains_and_brings_all_home(cluster: Cluster) -> None:
     cluster.wait_for_the_end(20)
 
 
-def test_an_own_script_on_one_and_two_ranks_is_seen_refused_stopped_and_continued(cluster: Cluster) -> None:
+def take_numbers(cluster: Cluster) -> None:
+    """Has two ranks on the second PC, and data."""
+    data = cluster.folder / "numbers"
+    data.mkdir(exist_ok=True)
+    (data / "표.csv").write_text("1,2\n", "utf-8")
     cluster.hosts[TWO] = {"fleet_processes": 2}
+    cluster.variables["fleet_data"] = str(data)
+
+
+def test_an_own_script_on_one_and_two_ranks_is_seen_refused_stopped_and_continued(cluster: Cluster) -> None:
+    take_numbers(cluster)
     begun = cluster.play("deploy_and_train.yml", SLOW, "fleet_run=own", "fleet_follow=false", seconds=START_SECONDS)
     assert begun.returncode == 0, begun.stdout
     cluster.wait_for_step("own", 5, START_SECONDS)
@@ -338,19 +231,23 @@ def test_an_own_script_on_one_and_two_ranks_is_seen_refused_stopped_and_continue
     assert POWERSHELL not in following
 
 
-def test_odd_data_odd_torch_and_a_closed_direction_are_named_on_their_pc(cluster: Cluster) -> None:
-    data = cluster.folder / "numbers"
-    data.mkdir()
-    (data / "표.csv").write_text("1,2\n", "utf-8")
-    words = ("fleet_command=bare.py --steps 2", f"fleet_data={data}")
-    deployed = cluster.play("deploy_and_train.yml", *words, "fleet_run=whole", seconds=420)
-    assert deployed.returncode == 0, deployed.stdout
-    cluster.wait_for_the_end(20)
+@pytest.fixture
+def own(cluster: Cluster) -> Cluster:
+    """The cluster with what run `own` was deployed with; where no test before has had it, it is started and stopped."""
+    take_numbers(cluster)
+    if not (cluster.home(ONE) / "runs" / "own").exists():
+        begun = cluster.play("deploy_and_train.yml", SLOW, "fleet_run=own", "fleet_follow=false", seconds=420)
+        assert begun.returncode == 0, begun.stdout
+        assert cluster.play("stop.yml").returncode == 0
+    return cluster
 
-    rehearse = ("fleet_rehearsal=true", "fleet_rehearsal_steps=0")
+
+def test_odd_data_odd_torch_and_a_closed_direction_are_named_on_their_pc(own: Cluster) -> None:
+    cluster, words = own, ("fleet_command=bare.py --steps 2", "fleet_rehearsal=true", "fleet_rehearsal_steps=0")
+    cluster.hosts[TWO] = {}
     (sent,) = cluster.home(TWO).glob("data/*/표.csv")
     with odd(cluster, TWO, sent):
-        bad = cluster.play("preflight.yml", *words, *rehearse, seconds=START_SECONDS)
+        bad = cluster.play("preflight.yml", *words, seconds=START_SECONDS)
     assert bad.returncode != 0
     address, folder = cluster.lab.address(TWO.lower()), f"data/{sent.parent.name}"
     for problem in (
@@ -366,7 +263,7 @@ def test_odd_data_odd_torch_and_a_closed_direction_are_named_on_their_pc(cluster
     assert bad.stdout.partition("\nerror: ")[2].count("\n  hint: ") == 3, bad.stdout
     assert re.search(rf"^System +Windows.*: {ONE} {TWO}$", bad.stdout, re.MULTILINE), bad.stdout
 
-    good = cluster.play("preflight.yml", *words, *rehearse, seconds=START_SECONDS)
+    good = cluster.play("preflight.yml", *words, seconds=START_SECONDS)
     assert good.returncode == 0, good.stdout
     assert re.search(rf"^ +{TWO} -> {ONE} +\d+ +[0-9.]+$", good.stdout, re.MULTILINE), good.stdout
     assert not re.search(rf"^(error|  ({ONE}|{TWO})): ", good.stdout, re.MULTILINE), good.stdout
@@ -398,11 +295,8 @@ def let_in(cluster: Cluster, host: str, others: list[str]) -> None:
     assert cluster.lab.run(host.lower(), script) == ""
 
 
-def test_the_generated_configuration_serves_accelerate_launch_typed_on_each_pc(cluster: Cluster) -> None:
-    cluster.hosts[TWO] = {"fleet_processes": 2}
-    if not (cluster.home(ONE) / "runs" / "own").exists():  # the test before was not asked for
-        assert cluster.play("deploy_and_train.yml", SLOW, "fleet_run=own", "fleet_follow=false").returncode == 0
-        assert cluster.play("stop.yml").returncode == 0
+def test_the_generated_configuration_serves_accelerate_launch_typed_on_each_pc(own: Cluster) -> None:
+    cluster = own
 
     def type_at(host: str) -> "subprocess.Popen[str]":
         config = cluster.home(host) / "runs" / "own" / "accelerate.yaml"
@@ -413,7 +307,7 @@ def test_the_generated_configuration_serves_accelerate_launch_typed_on_each_pc(c
         return subprocess.Popen(command, env=SETTINGS, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     first, second = type_at(ONE), type_at(TWO)
-    said = [process.communicate(timeout=START_SECONDS)[0] for process in (first, second)]
+    said = [process.communicate(timeout=patience(START_SECONDS))[0] for process in (first, second)]
     for rank, text in ((0, said[0]), (1, said[1]), (2, said[1])):
         assert f"rank {rank} of 3\n" in text, said
         assert f"rank {rank}: DistributedDataParallel over gloo\n" in text
@@ -421,25 +315,15 @@ def test_the_generated_configuration_serves_accelerate_launch_typed_on_each_pc(c
     assert not any(cluster.processes(host, "bare.py") for host in cluster.hosts)
 
 
-def errors(output: str) -> int:
-    """How many errors are shown; what a program of a host said stands within one."""
-    return len(re.findall("^error: ", output, re.MULTILINE))
-
-
-def tasks(output: str) -> list[tuple[str, str]]:
-    """The tasks that Ansible shows with -vvv, each with what it shows of it."""
-    parts = re.split(r"^TASK \[(.+)\] \*+$", output, flags=re.MULTILINE)
-    return list(zip(parts[1::2], parts[2::2], strict=True))
-
-
 def test_a_rank_that_raises_ends_all_ranks_of_both_hosts(cluster: Cluster) -> None:
     command = "fleet_command=bare.py --steps 100000 --sleep 0.02 --fail-rank 1 --fail-step 20"
     with begun(cluster, command, "fleet_run=bad") as following:
         wait_until(lambda: "raise ValueError" in cluster.rank_log("bad", TWO, 1), START_SECONDS, "the exception")
+        limit = patience(MOST_SECONDS)
         cluster.wait_for_the_end(MOST_SECONDS, RANK)
         ended = time.time()
-        said, _ = following.communicate(timeout=90)
-    assert ended - cluster.status(TWO, "bad")["cause"]["time"] < MOST_SECONDS, "from the exception on"
+        said, _ = following.communicate(timeout=patience(90))
+    assert ended - cluster.status(TWO, "bad")["cause"]["time"] < limit, "from the exception on"
     # Without this word the other host would end its ranks only once it finds this launcher silent.
     assert cluster.status(ONE, "bad")["cause"]["text"] == f"a rank on {TWO} failed"
     assert following.returncode != 0
@@ -461,7 +345,7 @@ def test_the_end_of_a_launcher_ends_its_ranks_and_the_run(cluster: Cluster) -> N
         cluster.lab.do("run", TWO.lower(), "taskkill.exe", "/F", "/PID", str(pid))
         wait_until(lambda: not cluster.processes(TWO, LAUNCHER, RANK), 10, f"the end of all processes on {TWO}")
         cluster.wait_for_the_end(30, RANK)
-        said, _ = following.communicate(timeout=START_SECONDS)
+        said, _ = following.communicate(timeout=patience(START_SECONDS))
     assert following.returncode != 0
     assert f"lost {TWO}: no beat of its launcher for 10 s" in said
     cluster.wait_for_the_end(20)

@@ -1,14 +1,17 @@
 """The front door of a Windows worker: scripts/worker_setup.ps1 on a PC of the lab, and its text."""
 
+import contextlib
 import json
 import re
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from conftest import ENVIRONMENT, wait_until
+from conftest import wait_until
+from made_files import certificate
+from programs import call, output_of
 from windows_lab import MASTER, NET, PASSWORD, SCRIPT, NewPc, in_the_lab, windows
 
 DOOR = SCRIPT.with_suffix(".cmd")
@@ -22,70 +25,49 @@ def win_ping(pc: NewPc, trust: Path) -> str:
         "ansible_winrm_server_cert_validation": "validate", "ansible_winrm_ca_trust_path": str(trust),
         "ansible_password": PASSWORD,
     }  # fmt: skip
-    command = ["ansible", "all", "-i", f"{pc.address},", "-m", "ansible.windows.win_ping", "-e", json.dumps(variables)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    words = ("-i", f"{pc.address},", "-m", "ansible.windows.win_ping", "-e", json.dumps(variables))
+    done = call("ansible", "all", *words)
     return done.stdout + done.stderr
 
 
 @in_the_lab
-def test_a_new_pc_is_opened_to_the_master_alone(pc: NewPc) -> None:
-    output = pc.setup_by_itself("-MasterIP", MASTER)
-    assert "changes: 7 service, remoting, http, certificate, listener, rule, trust" in output
-    assert "준비되었습니다" in output
-    assert "on the master" in output
-    pc.assert_open()
-    trust = pc.folder / "pc1.pem"
-    trust.write_text(pc.worker()["certificate"])
-    assert "pong" in win_ping(pc, trust)
-
-    state = pc.state()
-    assert (state["service"], state["policy"], state["sessions"]) == ("Running Automatic", 1, True)
-    assert state["wsman"]["Client\\TrustedHosts"] == MASTER
-    rule = state["firewall"]["winfleet-winrm-https"]
-    assert (rule["LocalPorts"], rule["Protocol"], rule["Profiles"], rule["Grouping"]) == (
-        "5986", 6, 0x7FFFFFFF, "winfleet",
-    )  # fmt: skip
-    assert rule["RemoteAddresses"].split("/")[0] == MASTER
-
-    other = pc.do(
-        f"$c = New-SelfSignedCertificate -Subject CN=PC1 -TextExtension '2.5.29.17={{text}}IPAddress={pc.address}'\n"
-        "'-----BEGIN CERTIFICATE-----'; [Convert]::ToBase64String($c.RawData); '-----END CERTIFICATE-----'"
-    )
-    trust.write_text(other[other.index("-----BEGIN") :])
-    assert "certificate verify failed" in win_ping(pc, trust)
-
-
-@in_the_lab
-def test_twice_is_the_same_as_once(pc: NewPc) -> None:
-    pc.setup("-MasterIP", MASTER)
-    state, worker = pc.raw(), pc.worker()
-    output = pc.setup("-MasterIP", MASTER)
-    assert "changes: 0" in output
-    assert "error" not in output
-    assert pc.raw() == state
-    again = pc.worker()
-    worker["facts"]["disk_free_gb"] = again["facts"]["disk_free_gb"]  # the disk is not ours
-    assert again == worker
-
-
-@in_the_lab
-def test_what_if_changes_nothing(pc: NewPc) -> None:
+def test_a_new_pc_is_opened_to_the_master_alone_once_and_all_is_taken_back(pc: NewPc) -> None:
     output = pc.setup("-MasterIP", MASTER, "-CreateUser", "-WhatIf")
     assert output.count("What if: ") == 9
     assert "changes: 0" in output
     assert pc.state() == pc.before
     assert not pc.file.exists()
-    pc.setup("-MasterIP", MASTER)
-    opened = pc.state()
+
+    output = pc.setup_by_itself("-MasterIP", MASTER)
+    assert "changes: 7 service, remoting, http, certificate, listener, rule, trust" in output
+    assert "준비되었습니다" in output
+    assert "on the master" in output
+    pc.assert_open()
+    trust, other = pc.folder / "pc1.pem", certificate(pc.folder, pc.name.upper())
+    trust.write_text(pc.worker()["certificate"])
+    assert "pong" in win_ping(pc, trust)
+    trust.write_text(other)
+    assert "certificate verify failed" in win_ping(pc, trust)
+    opened, raw, worker = pc.state(), pc.raw(), pc.worker()
+    assert (opened["service"], opened["policy"], opened["sessions"]) == ("Running Automatic", 1, True)
+    assert opened["wsman"]["Client\\TrustedHosts"] == MASTER
+    rule = opened["firewall"]["winfleet-winrm-https"]
+    assert (rule["LocalPorts"], rule["Protocol"], rule["Profiles"], rule["Grouping"]) == (
+        "5986", 6, 0x7FFFFFFF, "winfleet",
+    )  # fmt: skip
+    assert rule["RemoteAddresses"].split("/")[0] == MASTER
+
+    output = pc.setup("-MasterIP", MASTER)
+    assert "changes: 0" in output
+    assert "error" not in output
+    assert pc.raw() == raw
+    again = pc.worker()
+    worker["facts"]["disk_free_gb"] = again["facts"]["disk_free_gb"]  # the disk is not ours
+    assert again == worker
+
     assert "changes: 0" in pc.setup("-Remove", "-WhatIf")
     assert pc.state() == opened
     assert pc.file.exists()
-
-
-@in_the_lab
-def test_remove_takes_everything_back(pc: NewPc) -> None:
-    pc.setup("-MasterIP", MASTER)
-    assert pc.state() != pc.before
     output = pc.setup_by_itself("-Remove")
     assert "error" not in output
     assert pc.state() == pc.before
@@ -151,19 +133,26 @@ def test_a_note_without_a_door_is_completed_and_taken_back(pc: NewPc) -> None:
     assert pc.state() == pc.before
 
 
+@contextlib.contextmanager
+def taken_back(pc: NewPc) -> Iterator[dict[str, Any]]:
+    """Yields what the PC remembers, and finds it there again after -Remove."""
+    before = pc.state()
+    yield before
+    assert "error" not in pc.setup("-Remove")
+    assert pc.state() == before
+
+
 @in_the_lab
 def test_what_the_user_had_before_stays(pc: NewPc) -> None:
     pc.do(
         "Enable-PSRemoting -Force -SkipNetworkProfileCheck; Set-Item WSMan:\\localhost\\Client\\TrustedHosts 'nas, tv' -Force"
     )
     wait_until(lambda: pc.door(5985), 5, "an open port 5985")
-    before = pc.state()
-    assert "changes: 4 certificate, listener, rule, trust" in pc.setup("-MasterIP", MASTER)
-    assert pc.door(5985)
-    assert pc.raw()["wsman"]["Client\\TrustedHosts"] == f"nas, tv,{MASTER}"
-    assert pc.state()["firewall"]["WINRM-HTTP-In-TCP"] == before["firewall"]["WINRM-HTTP-In-TCP"]
-    pc.setup("-Remove")
-    assert pc.state() == before
+    with taken_back(pc) as before:
+        assert "changes: 4 certificate, listener, rule, trust" in pc.setup("-MasterIP", MASTER)
+        assert pc.door(5985)
+        assert pc.raw()["wsman"]["Client\\TrustedHosts"] == f"nas, tv,{MASTER}"
+        assert pc.state()["firewall"]["WINRM-HTTP-In-TCP"] == before["firewall"]["WINRM-HTTP-In-TCP"]
     assert pc.door(5985)
 
 
@@ -173,12 +162,10 @@ def test_local_administrators_get_their_rights_where_remoting_was_on(pc: NewPc) 
         "Enable-PSRemoting -Force -SkipNetworkProfileCheck\n"
         "Remove-ItemProperty HKLM:\\SOFTWARE\\Microsoft\\Windows\\CurrentVersion\\Policies\\System LocalAccountTokenFilterPolicy"
     )
-    before = pc.state()
-    assert before["policy"] is None
-    assert "changes: 5 policy, certificate, listener, rule, trust" in pc.setup("-MasterIP", MASTER)
-    assert pc.state()["policy"] == 1
-    pc.setup("-Remove")
-    assert pc.state() == before
+    with taken_back(pc) as before:
+        assert before["policy"] is None
+        assert "changes: 5 policy, certificate, listener, rule, trust" in pc.setup("-MasterIP", MASTER)
+        assert pc.state()["policy"] == 1
 
 
 @in_the_lab
@@ -186,12 +173,10 @@ def test_a_sleeping_listener_for_http_stays_asleep(pc: NewPc) -> None:
     pc.do(
         "Enable-PSRemoting -Force -SkipNetworkProfileCheck; Stop-Service WinRM; Set-Service WinRM -StartupType Disabled"
     )
-    before = pc.state()
-    assert "closed so far, stays closed" in pc.setup("-MasterIP", MASTER)
-    pc.assert_open()
-    assert "changes: 0" in pc.setup("-MasterIP", MASTER)
-    pc.setup("-Remove")
-    assert pc.state() == before
+    with taken_back(pc):
+        assert "closed so far, stays closed" in pc.setup("-MasterIP", MASTER)
+        pc.assert_open()
+        assert "changes: 0" in pc.setup("-MasterIP", MASTER)
 
 
 USERS_OWN = """
@@ -205,15 +190,13 @@ $null = New-WSManInstance winrm/config/Listener -SelectorSet @{{ Address = '*'; 
 @pytest.mark.parametrize(("address", "port", "kept"), [("", 5986, True), ("1.2.3.4", 5986, False), ("", 8443, False)])
 def test_a_listener_of_the_user(pc: NewPc, address: str, port: int, kept: bool) -> None:
     pc.do(USERS_OWN.format(address=address or pc.address, port=port))
-    before = pc.state()
-    output = pc.setup("-MasterIP", MASTER)
-    pc.assert_open()
-    assert ("stays as it is" in output) is kept
-    assert ("-Remove gives them back" in output) is not kept
-    assert (pc.raw()["listeners"] == before["listeners"]) is kept
-    assert "changes: 0" in pc.setup("-MasterIP", MASTER)
-    pc.setup("-Remove")
-    assert pc.state() == before
+    with taken_back(pc) as before:
+        output = pc.setup("-MasterIP", MASTER)
+        pc.assert_open()
+        assert ("stays as it is" in output) is kept
+        assert ("-Remove gives them back" in output) is not kept
+        assert (pc.raw()["listeners"] == before["listeners"]) is kept
+        assert "changes: 0" in pc.setup("-MasterIP", MASTER)
 
 
 @in_the_lab
@@ -221,15 +204,13 @@ def test_a_rule_of_our_name_made_by_hand_is_left_alone(pc: NewPc) -> None:
     pc.do(
         "$null = New-NetFirewallRule -Name winfleet-winrm-https -DisplayName mine -Protocol TCP -LocalPort 5986 -Action Block"
     )
-    before = pc.state()
-    output = pc.setup("-MasterIP", MASTER)
-    assert "winfleet-winrm-https was made by hand: it stays as it is, and ours is winfleet-winrm-https-2" in output
-    after = pc.state()["firewall"]
-    assert after["winfleet-winrm-https"] == before["firewall"]["winfleet-winrm-https"]
-    assert after["winfleet-winrm-https-2"]["RemoteAddresses"].split("/")[0] == MASTER
-    assert "changes: 0" in pc.setup("-MasterIP", MASTER)
-    pc.setup("-Remove")
-    assert pc.state() == before
+    with taken_back(pc) as before:
+        output = pc.setup("-MasterIP", MASTER)
+        assert "winfleet-winrm-https was made by hand: it stays as it is, and ours is winfleet-winrm-https-2" in output
+        after = pc.state()["firewall"]
+        assert after["winfleet-winrm-https"] == before["firewall"]["winfleet-winrm-https"]
+        assert after["winfleet-winrm-https-2"]["RemoteAddresses"].split("/")[0] == MASTER
+        assert "changes: 0" in pc.setup("-MasterIP", MASTER)
 
 
 @in_the_lab
@@ -294,8 +275,7 @@ def test_a_second_address_is_in_the_certificate_and_the_master_gets_its_own_subn
         pc.assert_open()
         worker = pc.worker()
         assert [one["address"] for one in worker["facts"]["adapters"]] == [pc.address, second]
-        names = subprocess.run(["openssl", "x509", "-noout", "-ext", "subjectAltName"], input=worker["certificate"],
-                               capture_output=True, text=True, check=True).stdout  # fmt: skip
+        names = output_of("openssl", "x509", "-noout", "-ext", "subjectAltName", given=worker["certificate"])
         assert [name.strip().lower() for name in names.splitlines()[1].split(",")] == [
             f"dns:{pc.name}", f"ip address:{pc.address}", f"ip address:{second}",
         ]  # fmt: skip
@@ -306,17 +286,13 @@ def test_a_second_address_is_in_the_certificate_and_the_master_gets_its_own_subn
 
 
 @in_the_lab
-def test_bad_masters_are_refused_before_anything_is_changed(pc: NewPc) -> None:
+def test_bad_masters_and_a_damaged_note_are_one_clear_error_before_anything_is_changed(pc: NewPc) -> None:
     for bad in ["1.2.3", "256.1.1.1", "192.168.1.100/24", "fe80::1", "master", "0.0.0.0", "127.0.0.1", "224.0.0.1",
                 "255.255.255.255", "192.168.01.1", "1.2.3.4,5.6.7.8", "*"]:  # fmt: skip
         output = pc.setup("-MasterIP", bad)
         assert output.count("\n") == 1, output
         assert output.startswith(f'error: -MasterIP "{bad}" is not the IPv4 address of a PC'), output
     assert pc.state() == pc.before
-
-
-@in_the_lab
-def test_a_damaged_note_is_one_clear_error(pc: NewPc) -> None:
     pc.notes.mkdir()
     (pc.notes / "setup.json").write_text('{"service"')
     before = pc.state()
@@ -423,22 +399,6 @@ def test_any_name_survives_the_file(pc: NewPc) -> None:
     assert read == [word.replace("\t", " ") or None for word in NASTY]
 
 
-def test_files_are_as_windows_powershell_reads_them() -> None:
-    script, door = SCRIPT.read_bytes(), DOOR.read_bytes()
-    assert script.startswith(b"\xef\xbb\xbf"), "5.1 reads a file without BOM in the PC's own code page"
-    assert script.count(b"\n") == script.count(b"\r\n") == script.count(b"\r")
-    assert door.isascii(), "cmd.exe knows no BOM"
-    assert door.count(b"\n") == door.count(b"\r\n") == door.count(b"\r")
-    text = script.decode("utf-8-sig")
-    for needed in (
-        "#Requires -Version 5.1",
-        "[CmdletBinding(SupportsShouldProcess)]",
-        "Set-StrictMode -Version 2",
-        "$ErrorActionPreference = 'Stop'",
-    ):
-        assert needed in text
-
-
 def test_the_door_asks_for_elevation_and_runs_the_script_beside_it() -> None:
     lines = DOOR.read_text("ascii").splitlines()
     run = [line for line in lines if " -File " in line]
@@ -448,8 +408,10 @@ def test_the_door_asks_for_elevation_and_runs_the_script_beside_it() -> None:
     assert [line for line in lines if "Start-Process -Verb RunAs" in line]
 
 
-def test_the_script_stands_alone() -> None:
+def test_the_script_is_strict_and_stands_alone() -> None:
     text = SCRIPT.read_text("utf-8-sig")
+    strict = ("[CmdletBinding(SupportsShouldProcess)]", "Set-StrictMode -Version 2", "$ErrorActionPreference = 'Stop'")
+    assert [line for line in ("#Requires -Version 5.1", *strict) if line not in text] == []
     assert not re.search(
         r"(?i)import-module|using module|\. \S+\.ps1|invoke-webrequest|\birm\b|\biwr\b|downloadstring", text
     )
