@@ -111,7 +111,7 @@ class Change:
 
 def read_change(text: str | bytes) -> Change | None:
     """A change of another machine's text, None where it is none: types are checked, as for a status."""
-    change = Reader().read_or_none(Change, as_object(text))
+    change = Reader(strict=True).read_or_none(Change, as_object(text))
     return change if change is not None and change.batch.value >= change.factor > 0 else None
 
 

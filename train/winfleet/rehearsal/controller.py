@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from winfleet.core.files import read_object, write_atomic
+from winfleet.core.files import write_atomic
 from winfleet.core.plan import PROBE_PORT, RANKS_PORT, STATUS_PORT, Host, Plan
 from winfleet.core.reading import Reader
 from winfleet.preflight.problems import Problem, sort_out
@@ -107,7 +107,7 @@ class Shelf:
         path = self.folder / f"{key}.json"
         try:
             if time.time() - path.stat().st_mtime < self.hours * 3600:
-                return Reader(strict=True).read(Rehearsed, read_object(path))
+                return Reader(strict=True).read(Rehearsed, json.loads(path.read_bytes()))
         except (OSError, ValueError, TypeError):
             pass
         return None
