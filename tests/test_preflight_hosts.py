@@ -312,5 +312,5 @@ def test_what_a_host_lacks_is_seen_from_what_it_told() -> None:
 
 
 def test_every_check_that_judges_hosts_is_provoked_here() -> None:
-    of_the_cluster = {"links", "data", "system", "versions"}  # the rehearsal's, and the comparisons above
+    of_the_cluster = {"links", "data", "system", "versions", "command"}  # the rehearsal's, and the comparisons above
     assert set(CHECKS) - of_the_cluster == {case[2] for case in CASES.values()} - {"home"}

@@ -200,6 +200,7 @@ def render(run: RunData) -> str:
         rows=_rows(run),
         has_gpu=any(set(track.peak[2:]) != {None} for track in run.usage),
         forecast=_forecast(run),
+        unit="GPU" if any(host.gpus for host in run.plan.hosts) else "process",
         rate=sum(track.mean[1] or 0.0 for track in run.metrics) or None,
         ends={name: ends((track,)) or (None, None) for name, track in run.logged.items()},
     )

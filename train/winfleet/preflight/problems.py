@@ -11,6 +11,7 @@ CHECKS: Final[Mapping[str, str]] = {
     "address": "fleet_address is one of the host's own, and of no other host",
     "adapter": "the adapter of that address is a cable's, not one of a VPN, WSL, Hyper-V or Docker",
     "clock": "the host's clock is that of the controller",
+    "command": "the command finds its packages and files",
     "data": "code and data on the hosts are those of the controller",
     "disk": "free space below fleet_home",
     "driver": "the GPU's driver is new enough for torch's CUDA build",

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+from winfleet.rank.batch_settings import ACCUMULATION, Setting, find
 from winfleet.rehearsal.allreduce import RingLink
 from winfleet.rehearsal.prediction import (
     GRID,
@@ -25,39 +29,71 @@ AVERAGE_EVERY: Final = (8, 64)  # steps
 CABLES: Final = (1.0, 2.5, 10.0)  # Gbit/s
 FRAME_SHARE: Final = 1448 / 1538  # a full Ethernet frame's TCP payload and its time on the cable, in bytes (IEEE 802.3)
 WORKERS: Final = 4
+WORKER_NAMES: Final = (
+    "dataloader_num_workers",
+    "num_workers",
+)  # Hugging Face's Trainer; Lightning, timm, Accelerate's examples
 FP16: Final = (
     "DistributedDataParallelKwargs(comm_hook=DDPCommunicationHookType.FP16) among Accelerator's kwargs_handlers: "
     "gradients are sent in 16 bits"
 )
 
 
-def predict_run(measured: Measured) -> Prediction:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Places:
+    """Where the user sets something, as a text in which `{}` stands for the value."""
+
+    accumulation: str = "gradient accumulation over {} micro-batches in the script"
+    workers: str = "{} processes for each DataLoader of the script (num_workers)"
+
+
+ANYWHERE: Final = Places()
+
+
+def find_places(command: Sequence[str], config: str | None) -> Places:
+    """The options of the command, or keys of the configuration that is sent with it, that the user has for both."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "config.yaml")
+        path.write_text(config or "", encoding="utf-8")
+        words = [word.replace("{config}", str(path)) for word in command]
+        places = {"accumulation": find(words, ACCUMULATION), "workers": find(words, WORKER_NAMES)}
+    return Places(**{name: place_of(setting, words) for name, setting in places.items() if setting is not None})
+
+
+def place_of(setting: Setting, words: Sequence[str]) -> str:
+    """`--gradient-accumulation-steps {} in the command`, or `training.num_workers: {} in the configuration`."""
+    if setting.keys:
+        return f"{'.'.join(setting.keys)}: {{}} in the configuration"
+    name, joined, _ = words[setting.word].partition("=")
+    option = f"{name}={{}}" if joined else f"{words[setting.word - 1]} {{}}"
+    return f"{option} in the command"
+
+
+def predict_run(measured: Measured, places: Places = ANYWHERE) -> Prediction:
     """Everything that prediction.json holds."""
     reach = math.inf if measured.link is not None else max(host.ranks for host in measured.hosts)
     grid = tuple(predict(measured, ranks) for ranks in sorted({*GRID, measured.ranks}) if ranks <= reach)
-    return Prediction(planned=predict(measured), grid=grid, advice=advise(measured), measured=measured)
+    return Prediction(planned=predict(measured), grid=grid, advice=advise(measured, places), measured=measured)
 
 
-def advise(measured: Measured) -> tuple[Advice, ...]:
+def advise(measured: Measured, places: Places = ANYWHERE) -> tuple[Advice, ...]:
     """Settings that gain 2 % or more on the plan's ranks, the largest gain first."""
     now = predict(measured).samples_per_second
     found = [
         Advice(name=name, setting=setting, gain=then.samples_per_second / now,
                samples_per_second=then.samples_per_second)
-        for name, setting, then in _candidates(measured)
+        for name, setting, then in _candidates(measured, places)
     ]  # fmt: skip
     return tuple(
         sorted((advice for advice in found if advice.gain >= LEAST_GAIN), key=lambda advice: advice.gain, reverse=True)
     )
 
 
-def _candidates(measured: Measured) -> Iterator[tuple[str, str, Forecast]]:
+def _candidates(measured: Measured, places: Places) -> Iterator[tuple[str, str, Forecast]]:
     """Name, setting, and the plan's step with it."""
     now = measured.accumulation
     for times in ACCUMULATIONS:
-        setting = (
-            f"gradient_accumulation_steps: {times * now} in train_config.yaml, now {now}; the batch of a step grows"
-        )
+        setting = f"{places.accumulation.format(times * now)}, now {now}; the batch of a step grows"
         yield "accumulation", setting, predict(dataclasses.replace(measured, accumulation=times * now))
     yield "fp16", FP16, predict(halved(measured))
     for every in AVERAGE_EVERY:
@@ -68,7 +104,7 @@ def _candidates(measured: Measured) -> Iterator[tuple[str, str, Forecast]]:
             yield "cable", f"cables, adapters and a switch for {gbit:g} Gbit/s between the hosts", predict(cabled)
     if any(host.data_seconds for host in measured.hosts):
         workers = max(WORKERS, 2 * measured.num_workers)
-        setting = f"num_workers: {workers} in train_config.yaml, now {measured.num_workers}; if the PCs have the cores"
+        setting = f"{places.workers.format(workers)}, now {measured.num_workers}; if the PCs have the cores"
         yield "num_workers", setting, predict(with_workers(measured, workers))
     if (fewer := without_slowest(measured)) is not None:
         kept = {host.name for host in fewer.hosts}

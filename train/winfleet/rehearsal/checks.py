@@ -16,6 +16,12 @@ from winfleet.preflight.problems import Problem
 from winfleet.rehearsal.links import Link, Target
 from winfleet.transfer.folders import SHORT
 
+LACKS_PACKAGE: Final = (
+    "put the package into your project's lock or requirements.txt, or into the Python that uv_env_python names"
+)
+LACKS_FILE: Final = (
+    "it is neither in the code nor in the data that were sent: is it ignored by git, or a path of this machine?"
+)
 SLOW_NAME_SECONDS: Final = 2.0
 SLOW_LINK: Final = 0.5  # of the cluster's median link: a bad cable, a port of 100 Mbit/s, Wi-Fi
 SHOWN: Final = 3
@@ -244,6 +250,20 @@ def check_devices(answers: Mapping[str, Any], plan: Plan) -> list[Problem]:
                     hint="run nvidia-smi there; a torch without CUDA, or a driver too old for it, is made good by uv_env_torch_backend=auto",
                 ))  # fmt: skip
     return problems
+
+
+def check_trials(lacking: Sequence[tuple[str, str]]) -> list[Problem]:
+    """What the command lacked on a host (name, exception) when it was tried: every rank of the run would end with it."""
+    named: dict[str, list[str]] = {}
+    for name, exception in lacking:
+        named.setdefault(exception, []).append(name)
+    return [
+        Problem(
+            where=", ".join(names), check="command", what=f"the command was tried, and ended with {exception}",
+            hint=LACKS_PACKAGE if exception.startswith(("ModuleNotFoundError", "ImportError")) else LACKS_FILE,
+        )
+        for exception, names in named.items()
+    ]  # fmt: skip
 
 
 def mbits(bytes_per_second: float) -> str:

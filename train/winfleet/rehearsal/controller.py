@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from winfleet.core.files import write_atomic
 from winfleet.core.plan import PROBE_PORT, RANKS_PORT, STATUS_PORT, Host, Plan
-from winfleet.core.reading import Reader
+from winfleet.core.reading import Reader, plain
 from winfleet.preflight.problems import Problem, sort_out
 from winfleet.rank.trial import Trial
 from winfleet.rehearsal.checks import (
@@ -31,6 +31,7 @@ from winfleet.rehearsal.checks import (
     check_locks,
     check_ports,
     check_reached,
+    check_trials,
     check_versions,
     needed_ports,
     needed_targets,
@@ -51,6 +52,7 @@ REDUCE_SECONDS: Final = 75.0
 REDUCE_GOAL: Final = 1.5  # seconds that one all-reduce may take by the links
 REDUCE_BYTES: Final = (2**20, 2**28)
 CPU: Final = "CPU"
+MAX_WORDS: Final = 500  # of an exception
 CHECKED_BY: Final = {"reach": "links", "measure": "links", "reduce": "links", "ranks": "versions"}  # operation -> check
 
 
@@ -126,6 +128,7 @@ class Rehearsal:
         self.peers = peers_of(plan, token)
         self.facts: dict[str, Facts] = {}
         self.notes: list[str] = []
+        self.lacking: list[tuple[str, str]] = []  # host, exception: what every rank of the run would meet
 
     def ask(
         self, operation: str, given: Mapping[str, Mapping[str, Any]], seconds: float
@@ -234,13 +237,29 @@ class Rehearsal:
         return [*silent, *check_devices(answers, self.plan)]
 
     def trials(self, steps: int) -> dict[str, Trial]:
-        """The user's command for some steps, on one host of each kind of GPU; what fails there is a note."""
-        hosts = {kind_of(host): host.name for host in reversed(self.plan.hosts)}
-        given = {name: {"steps": steps, "seconds": TRIAL_SECONDS} for name in hosts.values()}
+        """The user's command for some steps, on all hosts at once, as the run has it: hosts may share a machine or a disk.
+
+        Of the hosts of one kind of GPU the slowest counts. What fails is a note, or stops the run where every rank would
+        meet it: a package that is not there, a path that was not sent.
+        """
+        given = self.everyone({"steps": steps, "seconds": TRIAL_SECONDS})
         answers, troubles = ask_all(self.peers, "trial", given, TRIAL_SECONDS + 10)
-        self.notes += [f"{name}: no prediction, the command was tried alone: {why}" for name, why in troubles.items()]
-        found = {kind: Trial.parse(answers.get(name)) for kind, name in hosts.items()}
-        return {kind: trial for kind, trial in found.items() if trial is not None}
+        said = {name: str(why) for name, why in troubles.items()}
+        found: dict[str, Trial] = {}
+        for host in self.plan.hosts:
+            answer = answers.get(host.name)
+            exception = (
+                plain(answer["exception"], MAX_WORDS) if isinstance(answer, dict) and "exception" in answer else ""
+            )
+            if exception and answer is not None and answer.get("lacks") is True:
+                self.lacking.append((host.name, exception))
+            elif exception:
+                said[host.name] = exception
+            elif (trial := Trial.parse(answer)) is not None:
+                kind = kind_of(host)
+                found[kind] = max(found.get(kind, trial), trial, key=lambda one: one.micro_batch_seconds)
+        self.notes += [f"{name}: no prediction, the command was tried alone: {why}" for name, why in said.items()]
+        return found
 
     def reduce(self, size: int) -> tuple[Reduce | None, list[Problem]]:
         """One all-reduce of so many bytes among all ranks."""
@@ -319,6 +338,7 @@ def measure(rehearsal: Rehearsal, shelf: Shelf, steps: int) -> tuple[Rehearsed, 
         trying = pool.submit(rehearsal.trials, steps) if steps else None
         problems += rehearsal.devices()
         trials = trying.result() if trying else {}
+    problems += check_trials(rehearsal.lacking)
     if problems:
         return Rehearsed(links=tuple(links), trials=trials), problems
     reduce, problems = rehearsal.reduce(reduce_bytes(rehearsal.plan, links, trials))

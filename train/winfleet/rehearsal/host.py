@@ -34,6 +34,7 @@ from winfleet.machine.ports import wait_for_port
 from winfleet.machine.windows import end_children_with_me
 from winfleet.rehearsal.child import Child, RehearseError
 from winfleet.rehearsal.facts import tell
+from winfleet.rehearsal.failures import lacks_something, trial_exception
 from winfleet.rehearsal.links import LinkError, Listener, Target, bandwidth, reach, round_trip
 from winfleet.runs.environment import prepare_environment
 from winfleet.runs.work import fill_in, prepare_work
@@ -180,13 +181,14 @@ class Rehearsal:
         place = self.folder / "trial"
         place.mkdir(exist_ok=True)
         work = prepare_work(self.plan, place)
-        result = place / "trial.json"
+        result, error_file = place / "trial.json", place / "error.json"
         with socket.socket() as free:
             free.bind((self.host.address, 0))
             port = free.getsockname()[1]
         environ = self.environment(0, 0, 1) | {
             "WINFLEET_TRIAL": str(int(given["steps"])), "WINFLEET_TRIAL_FILE": str(result), "WANDB_MODE": "disabled",
             "MASTER_ADDR": self.host.address, "MASTER_PORT": str(port), "WINFLEET_LOG": "console",
+            "TORCHELASTIC_ERROR_FILE": str(error_file),
         }  # fmt: skip
         child = self.start(["-m", "winfleet.runner", *fill_in(self.plan.command, self.plan, place)], environ, work)
         deadline = time.monotonic() + float(given["seconds"])
@@ -201,6 +203,9 @@ class Rehearsal:
         except OSError:
             if ended is None:
                 raise RehearseError(f"no optimizer step within {float(given['seconds']):.0f} s") from None
+            if said := trial_exception(error_file):
+                continued = (Path(self.job.home) / "runs" / self.plan.run / "work").exists()
+                return {"exception": said, "lacks": not continued and lacks_something(said, work)}
             raise RehearseError(f"it ended before its second optimizer step: {child.last_words()}") from None
 
     def start(self, words: list[str], environment: Mapping[str, str], folder: Path) -> Child:

@@ -267,13 +267,13 @@ def _forecast(measured: Measured, hosts: Sequence[HostSpeed], network: float, hi
     )  # fmt: skip
 
 
-def table(rows: Sequence[Forecast]) -> str:
-    """The rows for a terminal, one a line under a heading."""
+def table(rows: Sequence[Forecast], noun: str = "GPUs") -> str:
+    """The rows for a terminal, one a line under a heading; `noun` is what a rank runs on."""
     lines = [
-        f"{'GPUs':>4}  {'hosts':>5}  {'samples/s':>9}  {'speed-up':>8}  {'step':>9}  {'of it network':>13}  limited by"
+        f"{noun:>4}  {'hosts':>5}  {'samples/s':>9}  {'speed-up':>8}  {'step':>9}  {'of it network':>13}  limited by"
     ]
     lines += [
-        f"{row.ranks:>4}  {row.hosts:>5}  {row.samples_per_second:>9.1f}  {row.speed_up:>7.2f}x  {row.step_seconds:>7.3f} s"
+        f"{row.ranks:>{max(4, len(noun))}}  {row.hosts:>5}  {row.samples_per_second:>9.1f}  {row.speed_up:>7.2f}x  {row.step_seconds:>7.3f} s"
         f"  {row.network_seconds / row.step_seconds:>13.0%}  {row.limit}"
         for row in rows
     ]

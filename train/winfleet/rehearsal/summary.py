@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from winfleet.core.plan import Plan
-from winfleet.rehearsal.advice import predict_run
+from winfleet.rehearsal.advice import find_places, predict_run
 from winfleet.rehearsal.allreduce import PredictionError, RingLink, ddp_buckets
 from winfleet.rehearsal.checks import mbits
-from winfleet.rehearsal.controller import Outcome, Reduce, Rehearsed, kind_of
+from winfleet.rehearsal.controller import CPU, Outcome, Reduce, Rehearsed, kind_of
 from winfleet.rehearsal.links import Link
 from winfleet.rehearsal.prediction import AllReduce, HostSpeed, Measured, Prediction, predict, table
 
@@ -77,7 +77,7 @@ def predict_plan(plan: Plan, rehearsed: Rehearsed) -> Prediction | None:
     """The prediction for the plan's run; None where it has no grounds."""
     try:
         measured = grounds(plan, rehearsed)
-        return predict_run(measured) if measured is not None else None
+        return predict_run(measured, find_places(plan.command, plan.config)) if measured is not None else None
     except PredictionError:
         return None
 
@@ -93,9 +93,17 @@ def describe(plan: Plan, outcome: Outcome, prediction: Prediction | None) -> str
         )
     lines += [f"note: {note}" for note in outcome.notes]
     if prediction is not None:
-        lines += ["Predicted, by these links and one process's own steps:", *table(prediction.grid).splitlines()]
+        lines += [
+            "Predicted, by these links and one process's own steps:",
+            *table(prediction.grid, noun_of(prediction.measured)).splitlines(),
+        ]
         lines.append(describe_plan(prediction))
     return "\n".join(f"  {line}" for line in lines)
+
+
+def noun_of(measured: Measured) -> str:
+    """What a rank runs on: a GPU, or where there is none it is a process."""
+    return "processes" if all(host.kind == CPU for host in measured.hosts) else "GPUs"
 
 
 def describe_plan(prediction: Prediction) -> str:
@@ -135,6 +143,6 @@ def guide_table(prediction: Prediction) -> str:
         with contextlib.suppress(PredictionError):
             rows.append(predict(prediction.measured, ranks, ranks // nodes))
             named.append(f"{speed_up:g}x")
-    lines = table(rows).splitlines()
+    lines = table(rows, noun_of(prediction.measured)).splitlines()
     width = max(map(len, lines))
     return "\n".join(f"{line:<{width}}  {says}" for line, says in zip(lines, named, strict=True))
