@@ -10,7 +10,6 @@ common factor; bytes are not changed.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import multiprocessing
 import os
@@ -20,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +26,8 @@ from typing import Any, Final
 import torch
 import torch.distributed as dist
 from far_switch import MTU, hardware_address, open_tap, switching
-from namespaces import Net, apart, join, run, switch_on
+from frame import BenchError
+from namespaces import Net, apart, in_namespaces, join, run, switch_on
 from torch import Tensor, nn
 from winfleet.core.plan import PROBE_PORT, RANKS_PORT
 from winfleet.rank.process import bind_gloo
@@ -36,17 +35,12 @@ from winfleet.rehearsal import links
 from winfleet.rehearsal.allreduce import RingLink
 
 NETWORK: Final = "10.71.7"
-CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 TIMEOUT: Final = timedelta(minutes=10)
 NICE: Final = -15  # ranks sleep nearly always; woken late beside other work, they would look like a slower network
 UNMEASURED_STEPS: Final = 2  # DDP arranges its buckets anew after the first
 FORWARD_SHARE: Final = 1 / 3
 BURST: Final = 65_536  # bytes of the token bucket
 OWN_QUEUE, SWITCH_QUEUE = 4 * 2**20, 2**18  # bytes that may wait: a sender's own card makes it wait, a switch drops
-
-
-class BenchError(RuntimeError):
-    """Ranks that failed, or a machine that lacks what this needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +85,7 @@ def address(host: int) -> str:
 
 
 @contextlib.contextmanager
-def network(case: Case) -> Iterator[list[str]]:
+def network(case: Case) -> Iterator[list[Net]]:
     """Namespaces of the hosts, each behind a link to one switch. Needs root. Raises NetError.
 
     TCP is Reno, whatever this machine prefers: CUBIC, the default of Linux and Windows, does the same on short ways
@@ -108,7 +102,7 @@ def network(case: Case) -> Iterator[list[str]]:
             switch_on(net)
             run(*net.command("sysctl", "-qw", "net.ipv4.tcp_congestion_control=reno"))
             net.limit(*limit, str(OWN_QUEUE))
-        yield [net.name for net in nets]
+        yield nets
 
 
 def _plug_taps(nets: Sequence[Net]) -> list[int]:
@@ -119,58 +113,6 @@ def _plug_taps(nets: Sequence[Net]) -> list[int]:
         run("ip", "link", "set", tap, "netns", net.name, "name", "eth0")
         run("ip", "-n", net.name, "link", "set", "eth0", "address", hardware_address(host).hex(":"), "mtu", str(MTU))
     return taps
-
-
-def enter(namespace: str) -> None:
-    """This process goes on in that network namespace, before it has other threads. Raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with Path("/run/netns", namespace).open("rb") as file:
-        if libc.setns(file.fileno(), CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), f"setns {namespace}")
-
-
-def in_namespaces(
-    names: Sequence[str], function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
-) -> list[Any]:
-    """What the function answers for each of these, each in a process of its own in its namespace.
-
-    Processes are forked, so that torch is imported once and not by each rank: 16 imports would be 4 GB. Raises BenchError
-    where one fails; then the others are ended.
-    """
-    fork = multiprocessing.get_context("fork")
-    started: list[tuple[Any, Connection]] = []
-    try:
-        for name, given in zip(names, arguments, strict=True):
-            ours, theirs = fork.Pipe(duplex=False)
-            process = fork.Process(target=_in_namespace, args=(name, theirs, function, given), daemon=True)
-            process.start()
-            theirs.close()
-            started.append((process, ours))
-        answers = []
-        for (_, ours), name in zip(started, names, strict=True):
-            try:
-                good, answer = ours.recv()
-            except EOFError:
-                good, answer = False, "it ended without a word"
-            if not good:
-                raise BenchError(f"{name}: {answer}")
-            answers.append(answer)
-        return answers
-    finally:
-        for process, _ in started:
-            if process.is_alive():
-                process.join(5)
-            process.kill()
-            process.join()
-
-
-def _in_namespace(name: str, pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    try:
-        enter(name)
-        os.setpriority(os.PRIO_PROCESS, 0, NICE)
-        pipe.send((True, function(*arguments)))
-    except Exception as error:  # noqa: BLE001 (whatever it is, the parent names it)
-        pipe.send((False, f"{type(error).__name__}: {error}"))
 
 
 # -- a rank
@@ -274,23 +216,9 @@ def train(case: Case, unmeasured: int = UNMEASURED_STEPS) -> list[float]:
     return took[unmeasured:]
 
 
-def time_all_reduce(size_bytes: int, rounds: int) -> float:
-    """Seconds of an all-reduce of so many bytes by all ranks, as emulated: the median after one that is not counted."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=TIMEOUT)
-    tensor = torch.zeros(size_bytes // 4)
-    took = []
-    for _ in range(rounds + 1):
-        dist.barrier()
-        begin = time.monotonic()
-        dist.all_reduce(tensor)
-        took.append(time.monotonic() - begin)
-    dist.destroy_process_group()
-    return sorted(took[1:])[rounds // 2]
-
-
 def as_rank(rank: int, case: Case, function: Callable[..., Any], *arguments: Any) -> Any:
     """The function as that rank of the case, with gloo on its host's address, as winfleet's runner does it."""
+    os.setpriority(os.PRIO_PROCESS, 0, NICE)
     own = address(rank // case.ranks_per_host)
     os.environ |= {
         "RANK": str(rank), "WORLD_SIZE": str(case.ranks), "MASTER_ADDR": address(0), "MASTER_PORT": str(RANKS_PORT),
@@ -299,25 +227,26 @@ def as_rank(rank: int, case: Case, function: Callable[..., Any], *arguments: Any
     return function(*arguments)
 
 
-def on_all_ranks(case: Case, names: Sequence[str], function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What the function answers on each rank. Raises BenchError."""
-    places = [names[rank // case.ranks_per_host] for rank in range(case.ranks)]
+def on_all_ranks(case: Case, nets: Sequence[Net], function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What the function answers on each rank. Raises NetError."""
+    places = [nets[rank // case.ranks_per_host] for rank in range(case.ranks)]
     return in_namespaces(places, as_rank, [(rank, case, function, *arguments) for rank in range(case.ranks)])
 
 
 # -- a link
 
 
-def measure_link(names: Sequence[str], seconds: float = 2.0) -> RingLink:
-    """The link from the second host to the first, as a rehearsal measures it (winfleet.rehearsal.links). Raises BenchError."""
+def measure_link(nets: Sequence[Net], seconds: float = 2.0) -> RingLink:
+    """The link from the second host to the first, as a rehearsal measures it (winfleet.rehearsal.links). Raises NetError."""
     fork = multiprocessing.get_context("fork")
     listens, measured, token = fork.Event(), fork.Event(), secrets.token_hex(8)
-    _, link = in_namespaces(names[:2], _link_end, [(host, token, seconds, listens, measured) for host in range(2)])
+    _, link = in_namespaces(nets[:2], _link_end, [(host, token, seconds, listens, measured) for host in range(2)])
     assert isinstance(link, RingLink)
     return link
 
 
 def _link_end(host: int, token: str, seconds: float, listens: Event, measured: Event) -> RingLink | None:
+    os.setpriority(os.PRIO_PROCESS, 0, NICE)
     if host == 0:
         listener = links.Listener(address(0), PROBE_PORT, token, [address(1)])
         listens.set()

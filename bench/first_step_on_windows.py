@@ -10,6 +10,7 @@ with 1 where a run fails. See bench/README.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -17,16 +18,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
-from launch_against_torchrun import machine
+from frame import ROOT, BenchError, Program, goal, hosts_of, measure, print_machine, tool
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 LAB: Final = ROOT / "molecule" / "lab" / "lab"
 MOST_TASKS: Final = 12  # goal: Windows tasks a host
 MOST_SECONDS: Final = 15.0  # goal: beside these tasks and the peer's start
@@ -49,10 +48,6 @@ for step in range(5):
 """
 
 
-class RunError(RuntimeError):
-    """A run that failed, or in which no first step was seen."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
     """What one run of deploy_and_train.yml took. Seconds."""
@@ -60,28 +55,6 @@ class Run:
     first: float  # from the command to the first optimizer step
     tasks: dict[str, float]  # those before it for which a Windows host had to do something, by their name
     starts: float  # of PowerShell on each host in the whole run
-
-
-class Lines:
-    """What a program prints, each line with the time at which it came."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self.found: list[tuple[float, str]] = []
-        self._thread = threading.Thread(target=self._read, args=(stream,), daemon=True)
-        self._thread.start()
-
-    def _read(self, stream: IO[str]) -> None:
-        for line in stream:
-            self.found.append((time.perf_counter(), line.rstrip("\n")))
-
-    def when(self, text: str) -> float | None:
-        """When a line with the text came first."""
-        return next((moment for moment, line in list(self.found) if text in line), None)
-
-    def all(self) -> str:
-        """The whole of it, once the program has ended."""
-        self._thread.join(10)
-        return "\n".join(line for _, line in self.found)
 
 
 def wait_for(found: Callable[[], float | None], ended: Callable[[], bool]) -> float | None:
@@ -103,12 +76,7 @@ class Cluster:
     def __init__(self, inventory: str, folder: Path, *, rehearsal: bool) -> None:
         self.inventory, self.folder, self.rehearsal = inventory, folder, rehearsal
         self.lab = Path(os.environ.get("LAB_DIR") or "/var/cache/winfleet/run")
-        self.tools = Path(sys.executable).parent
-        listed = subprocess.run(
-            [self.tools / "ansible-inventory", "-i", inventory, "--list"], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout  # fmt: skip
-        hosts = json.loads(listed)["workers"]
-        self.hosts: list[str] = hosts.get("hosts") or json.loads(listed)[hosts["children"][0]]["hosts"]
+        self.hosts = hosts_of(inventory, "workers")
         (folder / "project").mkdir()
         (folder / "project" / "first.py").write_text(SCRIPT, "utf-8")
 
@@ -117,10 +85,10 @@ class Cluster:
         return self.lab / host.lower() / "drive_c" / "winfleet" / "runs" / run
 
     def deploy(self, run: str) -> Run:
-        """Runs deploy_and_train.yml to its end. Raises RunError."""
+        """Runs deploy_and_train.yml to its end. Raises BenchError."""
         settings = {"fleet_project": str(self.folder / "project"), "fleet_command": "first.py", "fleet_data": "", "fleet_config": "",
                     "fleet_logs": str(self.folder / "logs"), "fleet_run": run, "fleet_rehearsal": self.rehearsal}  # fmt: skip
-        command = [str(self.tools / "ansible-playbook"), "deploy_and_train.yml", "-i", self.inventory, "-vvv"]
+        command = [tool("ansible-playbook"), "deploy_and_train.yml", "-i", self.inventory, "-vvv"]
         command += ["-e", json.dumps(settings)]
         log = self.run_folder(self.hosts[0], run) / "rank0.log"
         environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
@@ -128,26 +96,19 @@ class Cluster:
         def stepped() -> float | None:
             return time.perf_counter() if log.exists() and FIRST in log.read_text("utf-8", "replace") else None
 
-        begin = time.perf_counter()
-        with subprocess.Popen(
-            command, cwd=ROOT, env=environment, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        ) as process:  # fmt: skip
-            assert process.stdout is not None
-            lines = Lines(process.stdout)
-            first = wait_for(stepped, lambda: process.poll() is not None)
+        with Program(command, cwd=ROOT, env=environment, stderr=subprocess.STDOUT) as program:
+            first = wait_for(stepped, program.ended)
             if first is None:
-                process.kill()
-            process.wait()
-            said = lines.all()
-        if first is None or process.returncode:
-            raise RunError(f"{' '.join(command)} exited with {process.returncode}\n{said[-3_000:]}")
-        return Run(
-            first=first - begin, tasks=windows_tasks(lines.found, first), starts=said.count(POWERSHELL) / len(self.hosts)
-        )  # fmt: skip
+                program.process.kill()
+            code, said = program.process.wait(), program.said()
+        if first is None or code:
+            raise BenchError(f"{' '.join(command)} exited with {code}\n{said[-3_000:]}")
+        starts = said.count(POWERSHELL) / len(self.hosts)
+        return Run(first=first - program.begin, tasks=windows_tasks(program.lines, first), starts=starts)
 
     def type_launch(self, run: str) -> float:
-        """Seconds from `accelerate launch`, typed on all PCs at once, to the first step. Raises RunError."""
-        processes = []
+        """Seconds from `accelerate launch`, typed on all PCs at once, to the first step. Raises BenchError."""
+        commands: list[list[str | Path]] = []
         for host in self.hosts:
             config = (self.run_folder(host, run) / "accelerate.yaml").read_text("utf-8")
             typed = next(line for line in config.splitlines() if "accelerate.commands.launch" in line).removeprefix("#")
@@ -155,17 +116,15 @@ class Cluster:
             script.write_text(
                 f"[Console]::Out.WriteLine('{BEGIN}')\n" + typed.replace("SCRIPT", rf"C:\winfleet\runs\{run}\work\first.py"), "utf-8-sig"
             )  # fmt: skip
-            processes.append(subprocess.Popen(
-                [LAB, "run", host.lower(), "--policy", "Bypass", script], text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            ))  # fmt: skip
-        lines = [Lines(process.stdout) for process in processes if process.stdout is not None]
-        first = wait_for(lambda: lines[0].when(FIRST), lambda: all(process.poll() is not None for process in processes))
-        codes = [process.wait(120) for process in processes]
-        said = "\n".join(each.all() for each in lines)
-        begun = [moment for each in lines if (moment := each.when(BEGIN)) is not None]
-        if first is None or any(codes) or len(begun) != len(lines):
-            raise RunError(f"accelerate launch exited with {codes}\n{said[-3_000:]}")
+            commands.append([LAB, "run", host.lower(), "--policy", "Bypass", script])
+        with contextlib.ExitStack() as stack:
+            started = [stack.enter_context(Program(command, stderr=subprocess.STDOUT)) for command in commands]
+            first = wait_for(lambda: started[0].when(FIRST), lambda: all(each.ended() for each in started))
+            codes = [each.process.wait(120) for each in started]
+        said = "\n".join(each.said() for each in started)
+        begun = [moment for each in started if (moment := each.when(BEGIN)) is not None]
+        if first is None or any(codes) or len(begun) != len(started):
+            raise BenchError(f"accelerate launch exited with {codes}\n{said[-3_000:]}")
         return first - min(begun)
 
 
@@ -184,8 +143,8 @@ def windows_tasks(lines: Sequence[tuple[float, str]], before: float) -> dict[str
     }  # fmt: skip
 
 
-def measure(cluster: Cluster, repeat: int) -> None:
-    """Prints the medians of runs in which nothing has changed, each beside one of the peer. Raises RunError."""
+def compare(cluster: Cluster, repeat: int) -> None:
+    """Prints the medians of runs in which nothing has changed, each beside one of the peer. Raises BenchError."""
     cluster.deploy("bench-0")
     runs, peers = [], []
     for number in range(1, repeat + 1):
@@ -206,21 +165,12 @@ def measure(cluster: Cluster, repeat: int) -> None:
     )
     starts = max(run.starts for run in runs)
     print(f"\n{len(cluster.hosts)} PCs, rehearsal {'on' if cluster.rehearsal else 'off'}, medians of {repeat}")
-    print(
-        f"  Windows tasks a host                          {starts:g}  goal ≤ {MOST_TASKS}: {verdict(starts <= MOST_TASKS)}"
-    )
+    print(f"  Windows tasks a host                          {starts:g}  {goal(starts, MOST_TASKS)}")
     print(f"  command to first step                         {first:.1f} s")
     print(f"  Windows tasks until then                      {tasks:.1f} s")
     print(f"  accelerate launch to first step               {peer:.1f} s")
-    print(
-        f"  beside both                                   {beside:.1f} s  goal ≤ {MOST_SECONDS:g}: {verdict(beside <= MOST_SECONDS)}"
-    )
+    print(f"  beside both                                   {beside:.1f} s  {goal(beside, MOST_SECONDS)}")
     print(f"  winfleet / (Windows tasks + accelerate launch)  {first / (tasks + peer):.3f}")
-
-
-def verdict(met: bool) -> str:
-    """Whether a goal is met, in a word."""
-    return "met" if met else "missed"
 
 
 def main() -> int:
@@ -232,15 +182,10 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=3, help="runs of each, of which the median counts (default: 3)")
     parser.add_argument("--rehearsal", action="store_true", help="with the rehearsal, whose measurements are kept")
     given = parser.parse_args()
-    print(machine())
-    print(f"load {os.getloadavg()[0]:.2f} at {time.strftime('%Y-%m-%d %H:%M')}", flush=True)
+    print_machine()
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        try:
-            measure(Cluster(given.inventory, Path(name), rehearsal=given.rehearsal), given.repeat)
-        except RunError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-    return 0
+        cluster = Cluster(given.inventory, Path(name), rehearsal=given.rehearsal)
+        return measure(lambda: compare(cluster, given.repeat))
 
 
 if __name__ == "__main__":

@@ -9,15 +9,12 @@ with 1 where a launcher fails. See bench/README.md.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
-import platform
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,9 +22,9 @@ from pathlib import Path
 from typing import Final
 
 import psutil
-from winfleet.machine.hardware import usable_cores
+from frame import ROOT, BenchError, Program, goal, measure, print_machine
 
-TRAIN: Final = Path(__file__).resolve().parent.parent / "train"
+TRAIN: Final = ROOT / "train"
 STEPS: Final = 60
 RATE_FROM: Final = 5  # steps per second are counted from this step's line to the last one's
 RUN_SECONDS: Final = 120.0  # a run that takes longer is ended
@@ -76,10 +73,6 @@ class Run:
     others: float  # cores that processes outside this run kept busy meanwhile, on average
 
 
-class RunError(RuntimeError):
-    """A launcher that failed, or whose output lacks a step."""
-
-
 def cpu_seconds() -> tuple[float, float]:
     """CPU seconds of the whole machine, and of this process with its ended children."""
     machine, own = psutil.cpu_times(), os.times()
@@ -95,53 +88,27 @@ def wait_for_quiet(seconds: float) -> None:
 
 
 def run(launcher: str, config: Path, data: Path) -> Run:
-    """One run in a fresh folder. Raises RunError."""
+    """One run in a fresh folder. Raises BenchError."""
     script = [str(TRAIN / "train.py"), "--config", str(config), "--data", str(data)]
-    arrived: dict[int, float] = {}
+    command = [sys.executable, *LAUNCHERS[launcher], *script]
     with tempfile.TemporaryDirectory(prefix=f"bench-{launcher}-") as folder:
         errors = Path(folder, "stderr.txt")
         with errors.open("wb") as stderr:
             busy, own = cpu_seconds()
-            start = time.perf_counter()
-            process = subprocess.Popen(
-                [sys.executable, *LAUNCHERS[launcher], *script],
-                cwd=folder, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True,
-            )  # fmt: skip
-            timer = threading.Timer(RUN_SECONDS, process.terminate)
-            timer.start()
-            try:
-                assert process.stdout is not None
-                for line in process.stdout:
-                    now = time.perf_counter()
-                    if found := STEP_LINE.match(line):
-                        arrived[int(found[1])] = now
-                process.wait()
-            finally:
-                timer.cancel()
-                if process.poll() is None:  # the bench itself was interrupted; both launchers end their ranks on this
-                    process.terminate()
-                    process.wait()
-            total = time.perf_counter() - start
+            with Program(command, cwd=folder, env=ENVIRONMENT, stderr=stderr) as program:
+                code = program.wait(RUN_SECONDS)
+            total = time.perf_counter() - program.begin
             busy, own = (after - before for after, before in zip(cpu_seconds(), (busy, own), strict=True))
-        if process.returncode or not {1, RATE_FROM, STEPS} <= arrived.keys():
+        arrived = {int(found[1]): moment for moment, line in program.lines if (found := STEP_LINE.match(line))}
+        if code or not {1, RATE_FROM, STEPS} <= arrived.keys():
             tail = errors.read_text("utf-8", "replace")[-2_000:]
-            raise RunError(f"{launcher} exited with {process.returncode} after {len(arrived)} steps\n{tail}")
+            raise BenchError(f"{launcher} exited with {code} after {len(arrived)} steps\n{tail}")
     return Run(
-        first=arrived[1] - start,
+        first=arrived[1] - program.begin,
         rate=(STEPS - RATE_FROM) / (arrived[STEPS] - arrived[RATE_FROM]),
         total=total,
         others=max(0.0, busy - own) / total,
     )
-
-
-def machine() -> str:
-    """The machine and the versions that the figures belong to."""
-    model = platform.processor() or platform.machine()
-    if sys.platform == "linux":
-        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
-        model = found[1] if found else model
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "accelerate"))
-    return f"{usable_cores()} cores ({model}), {platform.system()}, Python {platform.python_version()}, {versions}"
 
 
 def report(name: str, pairs: Sequence[dict[str, Run]]) -> None:
@@ -151,10 +118,43 @@ def report(name: str, pairs: Sequence[dict[str, Run]]) -> None:
         return
     first = [pair["winfleet"].first / pair["torchrun"].first for pair in pairs]
     rate = [pair["winfleet"].rate / pair["torchrun"].rate for pair in pairs]
-    for what, ratios, goal, sign in (("time to first step", first, FIRST_GOAL, "≤"), ("steps/s", rate, RATE_GOAL, "≥")):
+    for what, ratios, limit, sign in (
+        ("time to first step", first, FIRST_GOAL, "≤"),
+        ("steps/s", rate, RATE_GOAL, "≥"),
+    ):
         median = statistics.median(ratios)
-        met = "met" if (median <= goal if sign == "≤" else median >= goal) else "missed"
-        print(f"  {what:<20}median {median:.3f}  ({min(ratios):.3f} to {max(ratios):.3f})  goal {sign} {goal}: {met}")
+        verdict = goal(median, limit, sign=sign)
+        print(f"  {what:<20}median {median:.3f}  ({min(ratios):.3f} to {max(ratios):.3f})  {verdict}")
+
+
+def compare(pairs: int, wait: float) -> None:
+    """Runs so many pairs and prints a line of each, and what they say together. Raises BenchError."""
+    print_machine(note=f", {pairs} pairs, {STEPS} steps a run")
+    results: list[dict[str, Run]] = []
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        config, data = Path(name, "config.yaml"), Path(name, "data")
+        config.write_text(CONFIG, encoding="utf-8")
+        subprocess.run([sys.executable, str(TRAIN / "make_text.py"), str(data)], check=True, stdout=subprocess.DEVNULL)
+        for launcher in LAUNCHERS:  # once unmeasured, so that files are in the page cache
+            run(launcher, config, data)
+        print(f"\n{'':14}{'to first step, s':^30}{'steps/s':^30}{'total, s':^20}{'others, cores':^20}")
+        columns = f"{'winfleet':>10}{'torchrun':>10}"
+        print(f"{'pair  order':<14}{columns}{'ratio':>10}{columns}{'ratio':>10}{columns}{columns}", flush=True)
+        for number in range(pairs):
+            wait_for_quiet(wait)
+            order = list(LAUNCHERS) if number % 2 == 0 else list(reversed(LAUNCHERS))
+            pair = {launcher: run(launcher, config, data) for launcher in order}
+            results.append(pair)
+            w, t = pair["winfleet"], pair["torchrun"]
+            print(
+                f"{number + 1:>4}  {order[0][0]} {order[1][0]}     "
+                f"{w.first:>10.2f}{t.first:>10.2f}{w.first / t.first:>10.3f}"
+                f"{w.rate:>10.2f}{t.rate:>10.2f}{w.rate / t.rate:>10.3f}"
+                f"{w.total:>10.2f}{t.total:>10.2f}{w.others:>10.2f}{t.others:>10.2f}",
+                flush=True,
+            )
+    report("all pairs", results)
+    report("quiet pairs", [pair for pair in results if max(run.others for run in pair.values()) <= QUIET_CORES])
 
 
 def main() -> int:
@@ -165,41 +165,9 @@ def main() -> int:
         "--wait", type=float, default=0.0, help="seconds to wait at most, before each pair, for idle cores"
     )
     found = parser.parse_args()
-    pairs: int = found.pairs
-    if pairs < 1:
-        parser.error(f"--pairs {pairs}: give a number from 1 on")
-    print(machine())
-    print(f"load {os.getloadavg()[0]:.2f} at {time.strftime('%Y-%m-%d %H:%M')}, {pairs} pairs, {STEPS} steps a run")
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        config, data = Path(name, "config.yaml"), Path(name, "data")
-        config.write_text(CONFIG, encoding="utf-8")
-        subprocess.run([sys.executable, str(TRAIN / "make_text.py"), str(data)], check=True, stdout=subprocess.DEVNULL)
-        results: list[dict[str, Run]] = []
-        try:
-            for launcher in LAUNCHERS:  # once unmeasured, so that files are in the page cache
-                run(launcher, config, data)
-            print(f"\n{'':14}{'to first step, s':^30}{'steps/s':^30}{'total, s':^20}{'others, cores':^20}")
-            columns = f"{'winfleet':>10}{'torchrun':>10}"
-            print(f"{'pair  order':<14}{columns}{'ratio':>10}{columns}{'ratio':>10}{columns}{columns}", flush=True)
-            for number in range(pairs):
-                wait_for_quiet(found.wait)
-                order = list(LAUNCHERS) if number % 2 == 0 else list(reversed(LAUNCHERS))
-                pair = {launcher: run(launcher, config, data) for launcher in order}
-                results.append(pair)
-                w, t = pair["winfleet"], pair["torchrun"]
-                print(
-                    f"{number + 1:>4}  {order[0][0]} {order[1][0]}     "
-                    f"{w.first:>10.2f}{t.first:>10.2f}{w.first / t.first:>10.3f}"
-                    f"{w.rate:>10.2f}{t.rate:>10.2f}{w.rate / t.rate:>10.3f}"
-                    f"{w.total:>10.2f}{t.total:>10.2f}{w.others:>10.2f}{t.others:>10.2f}",
-                    flush=True,
-                )
-        except RunError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-    report("all pairs", results)
-    report("quiet pairs", [pair for pair in results if max(run.others for run in pair.values()) <= QUIET_CORES])
-    return 0
+    if found.pairs < 1:
+        parser.error(f"--pairs {found.pairs}: give a number from 1 on")
+    return measure(lambda: compare(found.pairs, found.wait))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,7 @@ import argparse
 import dataclasses
 import json
 import os
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,9 +22,9 @@ from pathlib import Path
 from typing import Final
 
 import emulated
-from emulated import BenchError, Case, address, measure_link, network, on_all_ranks, train
-from launch_against_torchrun import machine
-from namespaces import NetError
+from emulated import Case, address, measure_link, network, on_all_ranks, train
+from frame import BenchError, children_seconds, goal, measure, need_root, print_machine, programs
+from namespaces import Net
 from winfleet.core.plan import RANKS_PORT, Plan, lay_out_hosts
 from winfleet.rehearsal.allreduce import ddp_buckets
 from winfleet.rehearsal.prediction import HostSpeed, Measured, predict
@@ -77,14 +75,14 @@ class Row:
         return self.predicted / self.measured - 1
 
 
-def look(case: Case, names: Sequence[str]) -> Measured:
+def look(case: Case, nets: Sequence[Net]) -> Measured:
     """What a prediction may know, as emulated: the link, and for each kind of host a micro-batch of one rank alone."""
-    link = measure_link(names) if case.hosts > 1 else None
+    link = measure_link(nets) if case.hosts > 1 else None
     hosts: list[HostSpeed] = []
     for host in range(case.hosts):
         kind = "slow" if case.slowest != 1 and host == case.hosts - 1 else "fast"
         known = next((other for other in hosts if other.kind == kind), None)
-        seconds = known.micro_batch_seconds if known else alone(case, names[host], kind == "slow")
+        seconds = known.micro_batch_seconds if known else alone(case, nets[host], kind == "slow")
         hosts.append(HostSpeed(
             name=f"host{host}", kind=kind, ranks=case.ranks_per_host, micro_batch_seconds=seconds,
             data_seconds=case.data_seconds * case.factor,
@@ -96,12 +94,12 @@ def look(case: Case, names: Sequence[str]) -> Measured:
     )  # fmt: skip
 
 
-def alone(case: Case, name: str, slow: bool) -> float:
+def alone(case: Case, net: Net, slow: bool) -> float:
     """Seconds of a micro-batch of one rank that trains alone, without DistributedDataParallel."""
     seconds = case.micro_batch_seconds * (case.slowest if slow else 1.0)
     single = Case(hosts=1, gbit=case.gbit, gradient_mib=case.gradient_mib, micro_batch_seconds=seconds, steps=1,
                   layers=case.layers, factor=case.factor)  # fmt: skip
-    (took,) = on_all_ranks(single, [name], train, single, 0)
+    (took,) = on_all_ranks(single, [net], train, single, 0)
     return float(took[0])
 
 
@@ -115,11 +113,11 @@ def naive_seconds(measured: Measured) -> float:
 
 
 def compare(case: Case) -> Row:
-    """Measures, predicts, and trains. Raises BenchError."""
-    with network(case) as names:
-        known = look(case, names)
+    """Measures, predicts, and trains. Raises NetError."""
+    with network(case) as nets:
+        known = look(case, nets)
         begin, busy = time.monotonic(), children_seconds()
-        steps = on_all_ranks(case, names, train, case)
+        steps = on_all_ranks(case, nets, train, case)
         cores = (children_seconds() - busy) / (time.monotonic() - begin)
     forecast = predict(known)
     return Row(
@@ -133,15 +131,9 @@ def median_step(steps: Sequence[Sequence[float]]) -> float:
     return statistics.median(statistics.median(of_rank) for of_rank in steps)
 
 
-def children_seconds() -> float:
-    """CPU seconds of processes that have ended."""
-    times = os.times()
-    return times.children_user + times.children_system
-
-
 def under_launcher(case: Case, launcher: str) -> float:
     """The same ranks, started by winfleet.launch or torchrun in each namespace: seconds of a step. Raises BenchError."""
-    with network(case) as names, tempfile.TemporaryDirectory(prefix="bench-scaling-") as temporary:
+    with network(case) as nets, tempfile.TemporaryDirectory(prefix="bench-scaling-") as temporary:
         folder = Path(temporary)
         (folder / "case.json").write_text(json.dumps(dataclasses.asdict(case)), "utf-8")
         words = [emulated.__file__, str(folder / "case.json"), temporary]
@@ -153,27 +145,20 @@ def under_launcher(case: Case, launcher: str) -> float:
             for host in range(case.hosts)
         )
         plan = Plan(run="scaling", command=tuple(words), hosts=hosts)
-        started = []
-        with (folder / "log.txt").open("wb") as log:
-            for host, name in enumerate(names):
-                runs = folder / f"home{host}" / "runs" / plan.run
-                runs.mkdir(parents=True)
-                (runs / "plan.json").write_text(plan.to_json(), "utf-8")
-                start = {
-                    "winfleet": ["winfleet.launch", "--plan", str(runs / "plan.json"), "--machine-rank", str(host)],
-                    "torchrun": ["torch.distributed.run", "--nnodes", str(case.hosts), "--node-rank", str(host),
-                                 "--nproc-per-node", str(case.ranks_per_host), "--master-addr", address(0),
-                                 "--master-port", str(RANKS_PORT), *words],
-                }[launcher]  # fmt: skip
-                inside = ["ip", "netns", "exec", name, sys.executable, "-m", *start]
-                started.append(
-                    subprocess.Popen(inside, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
-                )
-            try:
-                codes = [process.wait() for process in started]
-            finally:
-                for process in started:
-                    process.terminate()
+        commands = []
+        for host, net in enumerate(nets):
+            runs = folder / f"home{host}" / "runs" / plan.run
+            runs.mkdir(parents=True)
+            (runs / "plan.json").write_text(plan.to_json(), "utf-8")
+            start = {
+                "winfleet": ["winfleet.launch", "--plan", str(runs / "plan.json"), "--machine-rank", str(host)],
+                "torchrun": ["torch.distributed.run", "--nnodes", str(case.hosts), "--node-rank", str(host),
+                             "--nproc-per-node", str(case.ranks_per_host), "--master-addr", address(0),
+                             "--master-port", str(RANKS_PORT), *words],
+            }[launcher]  # fmt: skip
+            commands.append(net.command(sys.executable, "-m", *start))
+        with programs(commands, folder / "log.txt", env=environment) as started:
+            codes = [process.wait() for process in started]
         if any(codes):
             raise BenchError(
                 f"{launcher} exited with {codes}\n{(folder / 'log.txt').read_text('utf-8', 'replace')[-2000:]}"
@@ -228,26 +213,23 @@ def parse_case(words: Sequence[str]) -> Case:
         raise BenchError(f"no case: {error}\nhint: members of Case in bench/emulated.py, for example hosts=2") from None
 
 
+def compare_all(words: Sequence[str] | None) -> None:
+    """Prints the table of one case, or of the grid and what does not matter. Raises BenchError, NetError."""
+    rows = tabulate([parse_case(words)] if words else CASES)
+    worst, naive = max(abs(row.error) for row in rows), max(abs(row.naive / row.measured - 1) for row in rows)
+    print(f"\nlargest error {worst:.1%}, {goal(worst, GOAL, form='.0%')}; without overlap {naive:.0%}", flush=True)
+    if not words:
+        peers()
+
+
 def main() -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Compares the predicted speed with that of emulated GPUs.")
     parser.add_argument("--case", nargs="+", help="one case in place of the grid, as NAME=VALUE …")
     found = parser.parse_args()
-    if os.geteuid() != 0:
-        parser.error("needs root, for network namespaces")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that namespaces and ranks go with it
-    print(f"{machine()}\nload {os.getloadavg()[0]:.2f} at {time.strftime('%Y-%m-%d %H:%M')}\n", flush=True)
-    try:
-        rows = tabulate([parse_case(found.case)] if found.case else CASES)
-        worst, naive = max(abs(row.error) for row in rows), max(abs(row.naive / row.measured - 1) for row in rows)
-        verdict = "met" if worst <= GOAL else "missed"
-        print(f"\nlargest error {worst:.1%}, goal ≤ {GOAL:.0%}: {verdict}; without overlap {naive:.0%}", flush=True)
-        if not found.case:
-            peers()
-    except (BenchError, NetError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    need_root(parser)
+    print_machine(note="\n")
+    return measure(lambda: compare_all(found.case))
 
 
 if __name__ == "__main__":

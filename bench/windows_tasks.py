@@ -14,7 +14,6 @@ import argparse
 import base64
 import datetime as dt
 import hashlib
-import importlib.metadata
 import ipaddress
 import json
 import os
@@ -35,12 +34,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
-from launch_against_torchrun import machine
+from frame import ROOT, BenchError, Program, children_seconds, goal, hosts_of, measure, print_machine, tool
 from winfleet.controller import clusters
+from winfleet.controller.scripts import whole
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "molecule" / "lab"))
-from wsman_server import (  # noqa: E402 (it stands with the lab)
+from wsman_server import (
     NO_SHELL,
     PC,
     RESOURCE,
@@ -60,10 +59,6 @@ PORT: Final = 45986  # of every simulated PC, on an address of its own
 USER, PASSWORD = "lab", "lab"
 MOST_TASKS: Final = 8  # goal: Windows tasks a host
 MOST_GROWTH: Final = 1.1  # goal: CPU seconds per host and task with the most hosts / with 2
-
-
-class RunError(RuntimeError):
-    """A playbook that failed, or that ran other tasks than it says."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,9 +81,9 @@ class Run:
 
 
 def play(playbook: str, *arguments: str) -> Run:
-    """Runs a playbook as a user does. Raises RunError with what Ansible said."""
+    """Runs a playbook as a user does. Raises BenchError with what Ansible said."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        notes, output = Path(name, "notes.jsonl"), Path(name, "output.txt")
+        notes = Path(name, "notes.jsonl")
         notes.touch()
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")},
@@ -96,35 +91,26 @@ def play(playbook: str, *arguments: str) -> Run:
             "ANSIBLE_CALLBACKS_ENABLED": "windows_tasks",
             "WINDOWS_TASKS_FILE": str(notes),
         }
-        command = [str(Path(sys.executable).with_name("ansible-playbook")), playbook, *arguments]
+        command = [tool("ansible-playbook"), playbook, *arguments]
         command += ["-e", f"winrm_setup_facts={name}/facts"]
-        with output.open("wb") as stream:
-            start = time.perf_counter()
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT
-            )
-            _, status, used = os.wait4(process.pid, 0)
-            seconds = time.perf_counter() - start
-            process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            tail = output.read_text("utf-8", "replace")[-2_000:]
-            raise RunError(f"{' '.join(command)} exited with {process.returncode}\n{tail}")
+        cpu = children_seconds()
+        with Program(command, cwd=ROOT, env=environment, stderr=subprocess.STDOUT) as program:
+            code = program.wait()
+            seconds = time.perf_counter() - program.begin
+        if code:
+            raise BenchError(f"{' '.join(command)} exited with {code}\n{program.said()[-2_000:]}")
         lines = [json.loads(line) for line in notes.read_text("utf-8").splitlines()]
-    return Run(seconds=seconds, cpu=used.ru_utime + used.ru_stime, notes=lines)
+    return Run(seconds=seconds, cpu=children_seconds() - cpu, notes=lines)
 
 
 # ---- PCs of the lab ----
 
 
 def measure_lab(inventory: str, counts: Sequence[int], *, record: bool) -> None:
-    """Prints tasks and seconds of a first and a second run, of winfleet and of the peer. Raises RunError."""
-    listed = subprocess.run(
-        [Path(sys.executable).with_name("ansible"), "windows", "-i", inventory, "--list-hosts"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    names = listed.stdout.split()[2:]  # behind "hosts (N):"
+    """Prints tasks and seconds of a first and a second run, of winfleet and of the peer. Raises BenchError."""
+    names = hosts_of(inventory, "windows")
     if len(names) < max(counts):
-        raise RunError(f"{inventory} has {len(names)} Windows hosts, {max(counts)} are asked for\nhint: --hosts 1 2")
+        raise BenchError(f"{inventory} has {len(names)} Windows hosts, {max(counts)} are asked for\nhint: --hosts 1 2")
     print(f"\n{'':18}{'Windows tasks':>15}{'first run':>20}{'no-op run':>20}")
     print(f"{'hosts':>5}{'':13}{'a host':>15}{'seconds':>11}{'changes':>9}{'seconds':>11}{'changes':>9}")
     for count in counts:
@@ -243,7 +229,8 @@ def read_answers() -> dict[str, Any]:
     """The recorded answers by the digest of the roles' scripts as they are now."""
     recorded = json.loads(ANSWERS.read_text("utf-8"))
     scripts = {path.name: path for path in ROOT.glob("roles/*/files/*.ps1")}
-    return {digest(scripts[name].read_text("utf-8")): answer for name, answer in recorded.items()}
+    modules = ROOT / "plugins" / "module_utils"
+    return {digest(whole(scripts[name], modules)): answer for name, answer in recorded.items()}
 
 
 def make_certificate(address: str, key: rsa.RSAPrivateKey) -> x509.Certificate:
@@ -300,7 +287,7 @@ def simulated_cluster(folder: Path, count: int, answers: dict[str, Any]) -> Iter
 
 
 def measure_simulated(counts: Sequence[int], repeat: int) -> None:
-    """Prints what no-op runs on so many PCs cost the controller. Raises RunError."""
+    """Prints what no-op runs on so many PCs cost the controller. Raises BenchError."""
     answers = read_answers()
     rows: dict[int, tuple[float, float, float]] = {}
     print(f"\n{'':5}{'Windows tasks':>15}{'no-op run':>11}{'CPU':>9}{'CPU seconds per host and task':>32}")
@@ -314,7 +301,7 @@ def measure_simulated(counts: Sequence[int], repeat: int) -> None:
             asked = sum(table.asked for table in tables)
         tasks = len(runs[0].notes)
         if asked != tasks * repeat or runs[0].hosts != count:
-            raise RunError(f"{count} hosts were asked {asked} times in {repeat} runs, Ansible counts {tasks} a run")
+            raise BenchError(f"{count} hosts were asked {asked} times in {repeat} runs, Ansible counts {tasks} a run")
         seconds, cpu = (statistics.median(getattr(run, what) for run in runs) for what in ("seconds", "cpu"))
         rows[count] = seconds, cpu / tasks, (cpu - start) / tasks
         print(
@@ -325,11 +312,9 @@ def measure_simulated(counts: Sequence[int], repeat: int) -> None:
     if few not in rows or most == few:
         return
     wall, cpu, marginal = (much / little for much, little in zip(rows[most], rows[few], strict=True))
-    met = "met" if cpu <= MOST_GROWTH else "missed"
-    few_enough = "met" if tasks / most <= MOST_TASKS else "missed"
     print(f"\n{most} hosts, and {most} hosts / {few} hosts")
-    print(f"  Windows tasks a host                 {tasks / most:g}  goal ≤ {MOST_TASKS}: {few_enough}")
-    print(f"  CPU seconds per host and task        {cpu:.3f}  goal ≤ {MOST_GROWTH}: {met}")
+    print(f"  Windows tasks a host                 {tasks / most:g}  {goal(tasks / most, MOST_TASKS)}")
+    print(f"  CPU seconds per host and task        {cpu:.3f}  {goal(cpu, MOST_GROWTH)}")
     print(f"  the same without Ansible's start     {marginal:.3f}")
     print(f"  seconds of the run                   {wall:.3f}  ({most / few:g} times the hosts)")
 
@@ -348,17 +333,10 @@ def main() -> int:
         "--repeat", type=int, default=3, help="runs of each, of which the median counts (default: 3)"
     )
     given = parser.parse_args()
-    print(f"{machine()}, ansible-core {importlib.metadata.version('ansible-core')}")
-    print(f"load {os.getloadavg()[0]:.2f} at {time.strftime('%Y-%m-%d %H:%M')}")
-    try:
-        if given.command == "lab":
-            measure_lab(given.inventory, given.hosts, record=given.record)
-        else:
-            measure_simulated(given.hosts, given.repeat)
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    print_machine("ansible-core")
+    if given.command == "lab":
+        return measure(lambda: measure_lab(given.inventory, given.hosts, record=given.record))
+    return measure(lambda: measure_simulated(given.hosts, given.repeat))
 
 
 if __name__ == "__main__":

@@ -167,9 +167,14 @@ function Get-Account {
     $account
 }
 
-function Get-Gpu {
-    $program = @(Get-Command nvidia-smi.exe -CommandType Application -ErrorAction SilentlyContinue | ForEach-Object { $_.Source }) +
+function Find-NvidiaSmi {
+    # NVIDIA's own tool: on PATH, or where older drivers put it; nothing without a driver.
+    @(Get-Command -Name nvidia-smi.exe -CommandType Application -ErrorAction SilentlyContinue | ForEach-Object { $_.Source }) +
         "$env:ProgramFiles\NVIDIA Corporation\NVSMI\nvidia-smi.exe" | Where-Object { Test-Path -LiteralPath $_ } | Select-Object -First 1
+}
+
+function Get-Gpu {
+    $program = Find-NvidiaSmi
     $lines = if ($program) { Invoke-Program $program @('--query-gpu=name,memory.total,driver_version', '--format=csv,noheader,nounits') }
     foreach ($line in $lines) {
         $name, $memory, $driver = "$line" -split '\s*,\s*'

@@ -18,6 +18,8 @@ from namespaces import PROGRAMS
 if TYPE_CHECKING:
     from windows_lab import Lab, NewPc, Stock
 
+# About how long a test with such a fixture or marker takes.
+SECONDS = {"ansible": 10, "launch": 6, "copied": 3, "index": 3, "lab": 10}
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "tests" / "scripts"
@@ -49,10 +51,20 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what runs in the Windows lab, by its fixtures."""
+    """Marks what runs in the Windows lab or by Ansible, by its fixtures; files that take longest come first.
+
+    Workers take whole files, one after the other, and the last one should not have the longest alone.
+    """
+    weights: dict[Path, int] = {}
     for item in items:
-        if "lab" in getattr(item, "fixturenames", ()):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if "lab" in fixtures:
             item.add_marker("lab")
+        if "fleet" in fixtures:
+            item.add_marker("ansible")
+        weight = sum(seconds for name, seconds in SECONDS.items() if name in fixtures or item.get_closest_marker(name))
+        weights[item.path] = weights.get(item.path, 0) + weight
+    items.sort(key=lambda item: -weights[item.path])
 
 
 def patience(seconds: float) -> float:

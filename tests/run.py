@@ -52,7 +52,7 @@ def lanes(wanted: set[str]) -> dict[str, list[str]]:
     root = os.geteuid() == 0 and all(shutil.which(name) for name in ("unshare", "ip"))
     lab = root and shutil.which("apt-get") is not None and os.environ.get("WINFLEET_LAB_TESTS") != "0"
     found: dict[str, list[str]] = {"lab": [], "tests": [], "roles": [], "index": [], "lint": []}
-    workers = f"-n {(os.cpu_count() or 1) + 1} --dist loadfile"
+    workers = f"-n {(os.cpu_count() or 1) + 1} --dist loadfile --no-loadscope-reorder"
     if wanted & {"lint", "quick"}:
         found["lint"] += ["ruff check . && ruff format --check .", "mypy"]
         found["lint"] += ["ansible-lint --offline -q"] if "lint" in wanted else []

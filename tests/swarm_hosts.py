@@ -12,8 +12,8 @@ from typing import Any
 from conftest import ENVIRONMENT, patience, wait_until
 from servers import free_port
 from winfleet.transfer.folders import SHORT, digest, list_files
+from winfleet.transfer.job import Folder, Job, Result
 from winfleet.transfer.seeding import Share, seed
-from winfleet.transfer.swarm import Folder, Job, Result
 from winfleet.transfer.torrents import make_torrent
 
 CONTROLLER = "127.0.0.1"

@@ -100,7 +100,7 @@ def resolved(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     (folder / "group_vars" / "workers.yml").write_text("fleet_free_disk_gb: 77\n")
     workers = {"hosts": {"pc1": {}, "pc2": {"fleet_processes": 3}}, "vars": {"fleet_home": "/of/the/inventory"}}
     (folder / "hosts.yml").write_text(json.dumps({"all": {"vars": {"fleet_run": "of-all"}}, "workers": workers}))
-    words = ("-i", folder / "hosts.yml", "--tags", "no_task_has_this_tag", *PLAYBOOKS)
+    words: tuple[str | Path, ...] = ("-i", folder / "hosts.yml", "--tags", "no_task_has_this_tag", *PLAYBOOKS)
     settings = {"ANSIBLE_CALLBACK_PLUGINS": str(folder / "plugins"), "ANSIBLE_STDOUT_CALLBACK": "resolved"}
     shown = output_of("ansible-playbook", *words, environment=settings)
     assert "a task runs" not in shown

@@ -71,7 +71,7 @@ def test_a_command_is_split_as_a_shell_does(command: str, words: list[str]) -> N
     ],
 )
 def test_a_command_names_a_script_or_a_module(command: str, message: str | None) -> None:
-    problems = check_command(wanted(command=command))
+    problems = list(check_command(wanted(command=command)))
     assert [problem.what for problem in problems] == ([] if message is None else [message])
     assert all('-e fleet_command="train.py --epochs 3"' in problem.hint for problem in problems)
 
@@ -142,7 +142,7 @@ def test_a_project_judges_its_configuration_itself(tmp_path: Path, code: str, me
     (tmp_path / "train_config.py").write_text(code)
     (tmp_path / "train.py").touch()
     (tmp_path / "config").write_text("no: [yaml")
-    problems = check_files(wanted(project=tmp_path, command="train.py", config=tmp_path / "config"))
+    problems = list(check_files(wanted(project=tmp_path, command="train.py", config=tmp_path / "config")))
     assert "\n".join(map(str, problems)) == message
 
 

@@ -20,7 +20,7 @@ from winfleet.rank.trial import Step, Trial, summarize
 from winfleet.rehearsal import checks, controller, peers, summary
 from winfleet.rehearsal.checks import Facts
 from winfleet.rehearsal.controller import Outcome, Reduce, Rehearsal, Rehearsed, Shelf
-from winfleet.rehearsal.host import folder_digest
+from winfleet.rehearsal.facts import folder_digest
 from winfleet.rehearsal.links import Link, Target
 from winfleet.rehearsal.peers import Peer, PeerError, ask_all
 from winfleet.rehearsal.prediction import Prediction
@@ -152,7 +152,7 @@ def test_a_large_folder_is_compared_by_names_and_sizes(tmp_path: Path, monkeypat
     (tmp_path / "a").write_text("one")
     whole = folder_digest(tmp_path)
     assert whole[1]
-    monkeypatch.setattr("winfleet.rehearsal.host.DIGEST_BYTES", 1)
+    monkeypatch.setattr("winfleet.rehearsal.facts.DIGEST_BYTES", 1)
     listed = folder_digest(tmp_path)
     (tmp_path / "a").write_text("two")
     assert folder_digest(tmp_path) == listed == (listed[0], False)

@@ -188,7 +188,7 @@ def test_what_is_missing_is_said_and_nothing_fails(tmp_path: Path) -> None:
 
 def test_of_huge_files_and_lines_cut_off_a_part_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "MAX_FILE", 1_000)
-    monkeypatch.setattr(records, "MAX_BYTES", 2_000)
+    monkeypatch.setattr("winfleet.core.status.MAX_BYTES", 2_000)
     run = Run(tmp_path)
     run.metrics["worker1"] = [{"step": step, "loss": 1.0} for step in range(100, 200)]  # 29 bytes a line
     run.status["worker2"]["events"] *= 100

@@ -317,7 +317,7 @@ def test_connections_are_those_of_the_plans_address(monkeypatch: pytest.MonkeyPa
 def test_nvidia_smi_is_read_where_nvml_cannot_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "nvidia-smi"
     lines = "98, 21504, 24564, 74, 2520, 3105\\n[N/A], 10, 4096, 41, [Not Supported], 1500\\n"
-    program.write_text(f"#!/bin/sh\n[ \"$1\" = '--query-gpu={hardware.SMI_QUERY}' ] && printf '{lines}'\n")
+    program.write_text(f"#!/bin/sh\n[ \"$1\" = '--query-gpu={','.join(hardware.SMI_FIELDS)}' ] && printf '{lines}'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")

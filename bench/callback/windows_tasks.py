@@ -18,7 +18,7 @@ type: aggregate
 short_description: Notes every task that a Windows host has done
 description: One line of JSON a task and host, in the file that WINDOWS_TASKS_FILE names.
 """
-REMOTE = ("ansible.windows.", "community.windows.", "ansible.builtin.setup")
+REMOTE = ("winfleet_powershell", "ansible.windows.", "community.windows.", "ansible.builtin.setup")
 
 
 class CallbackModule(CallbackBase):

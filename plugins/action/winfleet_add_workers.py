@@ -5,45 +5,40 @@ from __future__ import annotations
 import glob
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
+from winfleet.controller.actions import Action
 from winfleet.controller.clusters import ClusterError, Worker, add, check_fingerprint, fetch_worker, read_worker
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """winfleet_add_workers: folder, files, addresses, fingerprints, replace, look_only.
 
     With look_only it returns {"found": [{"name", "address", "fingerprint", "certificate"}]} and writes nothing, so
     that a person can compare; `pinned` gives the same back.
     """
 
-    _supports_check_mode = True
-    _supports_async = False
+    refused = (ClusterError, OSError)
 
-    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
-        """Ansible's entry."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        given = self._task.args
-        try:
-            if given.get("look_only"):
-                found = [
-                    look(address, given.get("fingerprints") or {}) for address in addresses(given.get("addresses"))
-                ]
-                return {**result, "changed": False, "found": found}
-            workers = [read_worker(path) for path in files(str(given.get("files") or ""))]
-            user = os.environ.get("WINFLEET_USER", "")  # a PC that was found by its address names none
-            workers += [
-                Worker(name=w["name"], address=w["address"], certificate=w["certificate"], user=user)
-                for w in given.get("pinned") or []
-            ]
-            folder = Path(given["folder"]).expanduser()
-            done = add(folder, workers, replace=bool(given.get("replace")), dry_run=self._task.check_mode)
-        except (ClusterError, OSError) as error:
-            raise AnsibleActionFail(str(error).replace("\nhint:", "\n  hint:")) from None
-        return {**result, **done}
+    def act(self) -> Mapping[str, Any]:
+        """Looks, or adds."""
+        given = self.given
+        if given.get("look_only"):
+            known = given.get("fingerprints") or {}
+            return {"found": [look(address, known) for address in addresses(given.get("addresses"))]}
+        workers = [read_worker(path) for path in files(str(given.get("files") or ""))]
+        user = os.environ.get("WINFLEET_USER", "")  # a PC that was found by its address names none
+        workers += [
+            Worker(name=w["name"], address=w["address"], certificate=w["certificate"], user=user)
+            for w in given.get("pinned") or []
+        ]
+        return add(self.path("folder"), workers, replace=bool(given.get("replace")), dry_run=self.check_mode)
+
+    def tell(self, error: Exception) -> str:
+        """The error's own words: they name the worker, or its file."""
+        return str(error).replace("\nhint:", "\n  hint:")
 
 
 def files(given: str) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import importlib.metadata
 import io
 import shutil
@@ -14,53 +15,42 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
+from winfleet.controller.actions import Action
 from winfleet.environments.package import stage
 from winfleet.transfer.folders import SHORT, digest, list_files
 
 PACKAGES = ("psutil", "nvidia-ml-py", "libtorrent")  # of the agent's Python; the versions are the control node's
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """winfleet_agent: home, found {"bundle", "package"} of the preflight, interpreter, python_version, cache, refuse."""
 
-    _supports_check_mode = True
-    _supports_async = False
-
-    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
-        """Ansible's entry."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        given, found = self._task.args, self._task.args["found"]
-        with tempfile.TemporaryDirectory(prefix="winfleet-") as folder:
-            package = stage(Path(folder, "package"))
+    def act(self) -> dict[str, Any]:
+        """Sends what the preflight did not find."""
+        given, found, version = self.given, self.given["found"], str(self.given["python_version"])
+        with contextlib.ExitStack() as stack:
+            package = stage(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="winfleet-")), "package"))
             named = digest(package, list_files(package, honour_git=False))[:SHORT]
             wanted = [f"{name}=={importlib.metadata.version(name)}" for name in ("uv", *PACKAGES)]
-            bundle = (
-                f"agent-win_amd64-{given['python_version']}-{'-'.join(name.partition('==')[2] for name in wanted)}.zip"
-            )
+            bundle = f"agent-win_amd64-{version}-{'-'.join(name.partition('==')[2] for name in wanted)}.zip"
             if found["bundle"] == bundle and found["package"] == named:
-                return {**result, "changed": False}
+                return {}
             if given["refuse"]:
                 raise AnsibleActionFail(
                     "winfleet's agent is not there or another one, and nothing is sent with fleet_skip_deploy\n"
                     "  hint: run deploy_and_train.yml without it once"
                 )
-            if self._task.check_mode:
-                return {**result, "changed": True}
+            if self.check_mode:
+                return {"changed": True}
             arguments = {
                 "package": base64.b64encode(pack(package)).decode(), "digest": named, "bundle": "", "named": bundle,
-                "interpreter": str(given["interpreter"]), "python_version": str(given["python_version"]),
+                "interpreter": str(given["interpreter"]), "python_version": version,
                 "packages": list(PACKAGES),
             }  # fmt: skip
             if found["bundle"] != bundle:
-                local = make_bundle(Path(given["cache"]).expanduser() / bundle, wanted, str(given["python_version"]))
-                self._make_tmp_path()
-                arguments["bundle"] = self._connection._shell.join_path(self._connection._shell.tmpdir, bundle)
-                self._transfer_file(str(local), arguments["bundle"])
-        call = {"operation": "agent", "home": given["home"], "arguments": arguments}
-        done = self._execute_module(module_name="winfleet_host", module_args=call, task_vars=task_vars)
-        self._remove_tmp_path(self._connection._shell.tmpdir)
-        return {**result, **done}
+                local = make_bundle(self.path("cache") / bundle, wanted, version)
+                arguments["bundle"] = stack.enter_context(self.sent(local))
+            return self.ask("agent", arguments)
 
 
 def pack(folder: Path) -> bytes:

@@ -7,30 +7,26 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ansible.plugins.action import ActionBase
+from winfleet.controller.actions import Action, failed
 from winfleet.controller.fetching import bring
 from winfleet.transfer.folders import filter_as_data, is_plain
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """winfleet_collect: home, run, code, data, all_outputs, limit_mb, address (of the host), logs (the controller's folder)."""
 
-    _supports_check_mode = True
-    _supports_async = False
-
-    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
-        """Ansible's entry."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        given = {key: value for key, value in self._task.args.items() if key not in ("home", "logs")}
-        folder = Path(self._task.args["logs"]).expanduser() / str(self._task.args["run"])
-        host = folder / str(task_vars["inventory_hostname"])
+    def act(self) -> dict[str, Any]:
+        """Has the host pack it, and unpacks it here."""
+        given = {key: value for key, value in self.given.items() if key not in ("home", "logs")}
+        folder = self.path("logs") / str(given["run"])
+        host = folder / self.name
         with tempfile.TemporaryDirectory(prefix="winfleet-") as temporary:
             archive = Path(temporary, "run.tar.gz")
-            packed = bring(self, "collect", given, archive, task_vars)
-            if packed.get("failed") or packed.get("unreachable"):
-                return {**result, **packed}
-            unpack(archive, host, folder if self._task.args.get("all_outputs") else host)
-        return {**result, "changed": True, "left": packed["left"], "outputs_mb": packed["outputs_mb"]}
+            packed = bring(self, "collect", given, archive, self.variables)
+            if failed(packed):
+                return packed
+            unpack(archive, host, folder if given.get("all_outputs") else host)
+        return {"changed": True, "left": packed["left"], "outputs_mb": packed["outputs_mb"]}
 
 
 def unpack(archive: Path, host: Path, outputs: Path) -> None:
@@ -40,7 +36,7 @@ def unpack(archive: Path, host: Path, outputs: Path) -> None:
         for member in tar:
             if not is_plain(member):
                 continue
-            name = PurePosixPath(member.name)
-            target = outputs if name.parts[0] == "work" else host
-            member.name = str(PurePosixPath(*name.parts[1:])) if name.parts[0] == "work" else member.name
+            target, name = host, PurePosixPath(member.name)
+            if name.parts[0] == "work":
+                target, member.name = outputs, str(PurePosixPath(*name.parts[1:]))
             tar.extract(member, target)

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.plugins.action import ActionBase
+from winfleet.controller.actions import Action
 from winfleet.preflight.deployed import find_lacking, interpreter_path
 from winfleet.preflight.found import read
 
 
-class ActionModule(ActionBase):
-    """winfleet_deployed: home, wanted {kind: digest}, environment (digest), python.
+class ActionModule(Action):
+    """winfleet_deployed: wanted {kind: digest}, environment (digest), python.
 
     {"lacking": "pc1 lacks code, data", or "" where it has all; "python": the interpreter that would train}.
     """
 
-    _supports_check_mode = True
-    _supports_async = False
-
-    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
-        """Ansible's entry."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        given, name = self._task.args, str(task_vars["inventory_hostname"])
-        found, python = read(task_vars["fleet_host"]["host"]), str(given["python"])
-        lacking = find_lacking(found, given["wanted"], "" if python else str(given["environment"]))
-        text = f"{name} lacks {', '.join(lacking)}" if lacking else ""
-        path = python or interpreter_path(found, str(given["environment"]))
-        return {**result, "changed": False, "lacking": text, "python": path}
+    def act(self) -> dict[str, Any]:
+        """Compares."""
+        found, python = read(self.found_on(self.name)), str(self.given["python"])
+        environment = str(self.given["environment"])
+        lacking = find_lacking(found, self.given["wanted"], "" if python else environment)
+        return {
+            "lacking": f"{self.name} lacks {', '.join(lacking)}" if lacking else "",
+            "python": python or interpreter_path(found, environment),
+        }

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
+from winfleet.controller.actions import Action
+from winfleet.controller.fetching import SLOW
 from winfleet.environments.package import stage
 from winfleet.transfer.digest_cache import DigestCache
 from winfleet.transfer.folders import SHORT, FolderError, digest, list_files
@@ -15,7 +15,7 @@ from winfleet.transfer.receiver import keep_key
 from winfleet.transfer.torrents import SwarmError, make_torrent
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """winfleet_digest: {"folders": {kind: path or ""}} becomes {"digests": {kind: 64 hex}, "sources": {kind: path}, "bytes"}.
 
     Where a host's own connection is slow for files, folders above `swarm_mb` get a torrent: "torrents" {kind: file}.
@@ -23,41 +23,37 @@ class ActionModule(ActionBase):
     "key" is the file of this controller's tokens.
     """
 
-    _supports_check_mode = True
-    _supports_async = False
+    refused = (FolderError, SwarmError, OSError)
 
-    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
-        """Ansible's entry."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        cache = Path(self._task.args["cache"]).expanduser()
-        given = {kind: Path(path).expanduser() for kind, path in self._task.args["folders"].items() if path}
-        hostvars, present = task_vars["hostvars"], task_vars["ansible_play_hosts"]
-        hosts = {name: (hostvars[name].get("fleet_host") or {}).get("host", {}) for name in present}
-        try:
-            sources = {"agent": stage(cache / "agent"), **given}
-            names = {kind: list_files(path, honour_git=kind == "code") for kind, path in sources.items()}
-            for kind, path in given.items():
-                if why := explain_unholdable(f"{kind} {path}", kind, names[kind], hosts):
-                    raise FolderError(why)
-            digests = {kind: known_digest(cache, path, names[kind]) for kind, path in sources.items()}
-            sizes = {kind: sum((path / name).stat().st_size for name in names[kind]) for kind, path in sources.items()}
-            connections = {hostvars[name]["ansible_connection"] for name in present}
-            limit = float(self._task.args["swarm_mb"]) * 1e6
-            big = [kind for kind, size in sizes.items() if size > limit and connections & {"winrm", "psrp"}]
-            keep_key(cache / "transfer.key")
-            torrents = {kind: keep_torrent(cache, sources[kind], names[kind], digests[kind]) for kind in big}
-        except (FolderError, SwarmError, OSError) as error:
-            what, _, hint = str(error).partition("\nhint: ")
-            raise AnsibleActionFail(f"controller: {what}\n  hint: {hint or 'give a folder that can be read'}") from None
+    def act(self) -> dict[str, Any]:
+        """Digests them."""
+        cache = self.path("cache")
+        given = {kind: Path(path).expanduser() for kind, path in self.given["folders"].items() if path}
+        sources = {"agent": stage(cache / "agent"), **given}
+        names = {kind: list_files(path, honour_git=kind == "code") for kind, path in sources.items()}
+        hosts = {name: self.found_on(name) for name in self.present}
+        for kind, path in given.items():
+            if why := explain_unholdable(f"{kind} {path}", kind, names[kind], hosts):
+                raise FolderError(why)
+        digests = {kind: known_digest(cache, path, names[kind]) for kind, path in sources.items()}
+        sizes = {kind: sum((path / name).stat().st_size for name in names[kind]) for kind, path in sources.items()}
+        slow = any(self.of(name)["ansible_connection"] in SLOW for name in self.present)
+        limit = float(self.given["swarm_mb"]) * 1e6
+        big = [kind for kind, size in sizes.items() if size > limit and slow]
+        keep_key(cache / "transfer.key")
+        torrents = {kind: keep_torrent(cache, sources[kind], names[kind], digests[kind]) for kind in big}
         return {
-            **result,
-            "changed": False,
             "digests": digests,
             "key": str(cache / "transfer.key"),
             "sources": {kind: str(p) for kind, p in sources.items()},
             "bytes": sizes,
             "torrents": {kind: str(p) for kind, p in torrents.items()},
         }
+
+    def tell(self, error: Exception) -> str:
+        """With a hint, whatever it is."""
+        told = super().tell(error)
+        return told if "\n  hint: " in told else f"{told}\n  hint: give a folder that can be read"
 
 
 def known_digest(cache: Path, source: Path, names: list[PurePosixPath]) -> str:

@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
+from winfleet.controller.actions import Action
 from winfleet.core.plan import Host, Plan
-from winfleet.core.status import ENDED, Status, StatusError, fetch, first_failure, overall_state, progress_line
-from winfleet.launcher.board import count
+from winfleet.core.status import ENDED, Status, StatusError, count, fetch, first_failure, overall_state, progress_line
 from winfleet.view.verdict import Blame
 
-display = Display()
 LOOK_SECONDS = 0.5
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """winfleet_follow: returns {"state", "text"} of the whole run; a failed run is no failed task, its report comes first."""
 
     _supports_check_mode = False
-    _supports_async = False
 
-    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
-        """Ansible's entry."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        plan = Plan.load(Path(self._task.args["plan"]).expanduser())
-        display.display(explain(plan, str(self._task.args["inventory"])))
-        statuses = follow(plan, float(self._task.args["interval_seconds"]), float(self._task.args["silent_seconds"]))
+    def act(self) -> dict[str, Any]:
+        """Follows it to its end."""
+        plan = Plan.load(self.path("plan"))
+        self.say(explain(plan, str(self.given["inventory"])))
+        follower = Follower(plan, float(self.given["silent_seconds"]), self.say)
+        statuses = follower.follow(float(self.given["interval_seconds"]))
         cause = first_failure(statuses)
         state = overall_state(statuses) if len(statuses) == len(plan.hosts) else "lost"
-        return {**result, "changed": False, "state": state, "host": cause.host if cause else ""}
+        return {"state": state, "host": cause.host if cause else ""}
 
 
 def explain(plan: Plan, inventory: str) -> str:
@@ -45,10 +40,10 @@ def explain(plan: Plan, inventory: str) -> str:
 
 
 class Follower:
-    """What is known of a run's hosts so far."""
+    """What is known of a run's hosts so far; `say` shows the user a line."""
 
-    def __init__(self, plan: Plan, silent: float) -> None:
-        self.plan, self.silent = plan, silent
+    def __init__(self, plan: Plan, silent: float, say: Callable[[str], None]) -> None:
+        self.plan, self.silent, self.say = plan, silent, say
         self.known: dict[str, Status] = {}
         self._heard = {host.name: time.monotonic() for host in plan.hosts}
         self._troubles: dict[str, str] = {}
@@ -68,7 +63,7 @@ class Follower:
         for text in (event.text for status in self.known.values() for event in status.events):
             if text not in self._said and not text.startswith("Run "):
                 self._said.add(text)
-                display.display(f"  {text}")
+                self.say(f"  {text}")
 
     def waiting(self) -> list[Host]:
         """Hosts whose launcher has not said its last word."""
@@ -84,24 +79,23 @@ class Follower:
             if now - self._heard[host.name] > self.silent
         ]
 
+    def follow(self, interval: float) -> Sequence[Status]:
+        """Shows a line every `interval` seconds until every launcher has ended, or was not heard of for `silent` seconds.
 
-def follow(plan: Plan, interval: float, silent: float) -> Sequence[Status]:
-    """Shows a line every `interval` seconds until every launcher has ended, or was not heard of for `silent` seconds.
-
-    Below it stands whom the others wait for, where that is somebody else than before.
-    """
-    follower, blame, shown = Follower(plan, silent), Blame(), 0.0
-    while True:
-        follower.look()
-        lost = follower.lost()
-        if len(lost) == len(follower.waiting()):
-            for text in lost:
-                display.display(f"  {text}")
-            return list(follower.known.values())
-        if follower.known and time.monotonic() - shown >= interval:
-            shown = time.monotonic()
-            statuses = list(follower.known.values())
-            display.display(f"  {progress_line(statuses)}")
-            if named := blame.name(statuses):
-                display.display(f"  {named}")
-        time.sleep(LOOK_SECONDS)
+        Below it stands whom the others wait for, where that is somebody else than before.
+        """
+        blame, shown = Blame(), 0.0
+        while True:
+            self.look()
+            lost = self.lost()
+            statuses = list(self.known.values())
+            if len(lost) == len(self.waiting()):
+                for text in lost:
+                    self.say(f"  {text}")
+                return statuses
+            if statuses and time.monotonic() - shown >= interval:
+                shown = time.monotonic()
+                self.say(f"  {progress_line(statuses)}")
+                if named := blame.name(statuses):
+                    self.say(f"  {named}")
+            time.sleep(LOOK_SECONDS)

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from uv import find_uv_bin
+from winfleet.controller.actions import Action
 from winfleet.environments.lock import LockError, read_lock
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """winfleet_lock: project, fallback, python, torch_backend; returns what winfleet.environments.lock.read_lock() does, and "uv"."""
 
-    _supports_check_mode = True
-    _supports_async = False
+    refused = (LockError,)
 
-    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
-        """Ansible's entry."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        given = {key: str(value) for key, value in self._task.args.items()}
-        project, ours = (Path(given[key]).expanduser() for key in ("project", "fallback"))
-        try:
-            found = read_lock(project, ours, find_uv_bin(), given["python"], given["torch_backend"])
-        except LockError as error:
-            raise AnsibleActionFail(f"controller: {error}".replace("\nhint:", "\n  hint:")) from None
-        return {**result, "changed": False, **found, "uv": find_uv_bin()}
+    def act(self) -> dict[str, Any]:
+        """Reads the lock of the project, or ours."""
+        uv, python, backend = find_uv_bin(), str(self.given["python"]), str(self.given["torch_backend"])
+        return {**read_lock(self.path("project"), self.path("fallback"), uv, python, backend), "uv": uv}

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ansible.plugins.action import ActionBase
-from winfleet.preflight.found import number
+from winfleet.controller.actions import Action
+from winfleet.preflight.found import read
 from winfleet.preflight.judge import say_late
 
 
@@ -17,37 +17,31 @@ class LateError(BaseException):
     """The time is over. No connection plugin takes it for an error of its own."""
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """winfleet_look: home, address, run, interpreter, seconds; {"host": what it told}, or {"silent": why it told nothing}.
 
     `host` gets "skew_seconds", its clock less this machine's in the middle between question and answer, and
     "skew_error_seconds", half the time between them.
     """
 
-    _supports_check_mode = True
-    _supports_async = False
-
-    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
-        """Ansible's entry."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        given = self._task.args
-        arguments = {name: str(given[name]) for name in ("address", "run", "interpreter")}
-        call = {"operation": "look", "home": given["home"], "arguments": arguments}
-        asked = time.time()
+    def act(self) -> dict[str, Any]:
+        """Looks."""
+        arguments = {name: str(self.given[name]) for name in ("address", "run", "interpreter")}
+        seconds, asked = float(self.given["seconds"]), time.time()
         try:
-            with at_most(float(given["seconds"])):
-                told = self._execute_module(module_name="winfleet_host", module_args=call, task_vars=task_vars)
+            with at_most(seconds):
+                told = self.ask("look", arguments)
         except LateError:
-            return {**result, "changed": False, "silent": say_late(float(given["seconds"]))}
+            return {"silent": say_late(seconds)}
         answered = time.time()
         host = told.get("host")
         if not isinstance(host, dict):
-            return {**result, "changed": False, "silent": str(told.get("msg", "it told nothing"))}
+            return {"silent": str(told.get("msg", "it told nothing"))}
         half = (answered - asked) / 2
-        clock = number(host.pop("clock", None))
+        clock = read(host).clock
         host["skew_seconds"] = None if clock is None else clock - (asked + half)
         host["skew_error_seconds"] = half
-        return {**result, "changed": False, "host": host}
+        return {"host": host}
 
 
 @contextlib.contextmanager

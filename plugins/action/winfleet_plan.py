@@ -2,62 +2,65 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
+from winfleet.controller.actions import Action
 from winfleet.core.files import write_atomic
 from winfleet.core.plan import Plan, PlanError, choose_backend, lay_out_hosts
 from winfleet.preflight.judge import split_command
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """winfleet_plan: returns {"plan", "path"}; the text is the same for all hosts. Where `logs` is empty it is not written."""
 
-    _supports_check_mode = True
-    _supports_async = False
+    refused = (PlanError,)
 
-    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
-        """Ansible's entry."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        try:
-            plan = self._plan(self._task.args, task_vars or {})
-        except PlanError as error:
-            raise AnsibleActionFail(str(error)) from None
-        text, logs = plan.to_json(), str(self._task.args["logs"])
+    def act(self) -> dict[str, Any]:
+        """Makes it, and writes it where it is another."""
+        plan, logs = self._plan(), self.optional_path("logs")
+        text = plan.to_json()
         if not logs:
-            return {**result, "changed": False, "plan": text, "path": ""}
-        path = Path(logs).expanduser() / plan.run / "plan.json"
+            return {"plan": text, "path": ""}
+        path = logs / plan.run / "plan.json"
         changed = not path.is_file() or path.read_text("utf-8") != text
-        if changed and not self._task.check_mode:
+        if changed and not self.check_mode:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, text)
-        return {**result, "changed": changed, "plan": text, "path": str(path)}
+        return {"changed": changed, "plan": text, "path": str(path)}
 
-    def _plan(self, given: dict[str, Any], task_vars: dict[str, Any]) -> Plan:
-        hostvars, names = task_vars["hostvars"], task_vars["ansible_play_hosts_all"]
-        hosts = lay_out_hosts([describe(name, hostvars[name]) for name in names])
+    def tell(self, error: Exception) -> str:
+        """The plan's own words."""
+        return str(error)
+
+    def _plan(self) -> Plan:
+        given, names = self.given, self.names
+        hosts = lay_out_hosts([self._describe(name) for name in names])
         digests = {kind: value[:12] for kind, value in given["digests"].items()}
-        config = Path(given["config"]).expanduser().read_text("utf-8") if given["config"] else None
+        config = self.optional_path("config")
         return Plan(
             run=str(given["run"]), command=tuple(split_command(str(given["command"]))), hosts=hosts,
             code=digests.get("code"), data=digests.get("data"), environment=str(given["environment"]) or None,
-            config=config, backend=choose_backend(hosts), mixed_precision=str(given["mixed_precision"]),
-            max_restarts=int(given["max_restarts"]), start_timeout_seconds=int(given["start_timeout_seconds"]),
-            stuck_seconds=int(given["stuck_seconds"]),
-            variables={name: variables(name, hostvars[name]) for name in names if hostvars[name].get("fleet_environment")},
+            config=config.read_text("utf-8") if config else None, backend=choose_backend(hosts),
+            mixed_precision=str(given["mixed_precision"]), max_restarts=int(given["max_restarts"]),
+            start_timeout_seconds=int(given["start_timeout_seconds"]), stuck_seconds=int(given["stuck_seconds"]),
+            variables={name: own for name in names if (own := self._environment(name))},
         )  # fmt: skip
 
+    def _describe(self, name: str) -> dict[str, Any]:
+        found = self.found_on(name)
+        gpus = visible([gpu["name"] for gpu in found["gpus"]], self._environment(name).get("CUDA_VISIBLE_DEVICES"))
+        return {
+            "name": name, "address": found["address"], "adapter": found["adapter"], "os": found["os"], "gpus": gpus,
+            "processes": int(self.of(name).get("fleet_processes", 0)) or len(gpus) or 1,
+        }  # fmt: skip
 
-def describe(name: str, values: Any) -> dict[str, Any]:
-    """A host of the plan, from what the preflight found on it."""
-    found = values["fleet_host"]["host"]
-    gpus = visible([gpu["name"] for gpu in found["gpus"]], variables(name, values).get("CUDA_VISIBLE_DEVICES"))
-    return {
-        "name": name, "address": found["address"], "adapter": found["adapter"], "os": found["os"], "gpus": gpus,
-        "processes": int(values.get("fleet_processes", 0)) or len(gpus) or 1,
-    }  # fmt: skip
+    def _environment(self, name: str) -> dict[str, str]:
+        given = self.of(name).get("fleet_environment") or {}
+        if not isinstance(given, dict) or any(isinstance(value, dict | list) for value in given.values()):
+            raise PlanError(
+                f"{name}: fleet_environment is {given!r}\nhint: a mapping of names to texts, as {{HF_HOME: D:\\hf}}"
+            )
+        return {str(key): str(value) for key, value in given.items()}
 
 
 def visible(gpus: list[str], wanted: str | None) -> tuple[str, ...]:
@@ -65,13 +68,3 @@ def visible(gpus: list[str], wanted: str | None) -> tuple[str, ...]:
     if wanted is None:
         return tuple(gpus)
     return tuple(gpus[int(index)] for index in wanted.split(",") if index.strip().isdigit() and int(index) < len(gpus))
-
-
-def variables(name: str, values: Any) -> dict[str, str]:
-    """fleet_environment of a host, as texts. Raises PlanError where it is no mapping of names to values."""
-    given = values.get("fleet_environment") or {}
-    if not isinstance(given, dict) or any(isinstance(value, dict | list) for value in given.values()):
-        raise PlanError(
-            f"{name}: fleet_environment is {given!r}\nhint: a mapping of names to texts, as {{HF_HOME: D:\\hf}}"
-        )
-    return {str(key): str(value) for key, value in given.items()}

@@ -7,49 +7,38 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from winfleet import report
+from winfleet.controller.actions import Action
 from winfleet.core.files import write_atomic
 from winfleet.core.status import describe_failure
 from winfleet.launcher.proposals import propose
 
-display = Display()
 
-
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """winfleet_report: folder (logs/<run>), config (the user's settings, "" for none)."""
 
-    _supports_check_mode = True
-    _supports_async = False
-
-    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
-        """Ansible's entry."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        folder = Path(self._task.args["folder"]).expanduser()
+    def act(self) -> dict[str, Any]:
+        """Writes it."""
+        folder = self.path("folder")
         path = folder / "report.html"
         try:
             run = report.load(folder)
             write_atomic(path, report.render(run))
         except (report.ReportError, OSError) as error:
             raise AnsibleActionFail(f"no report of run {folder.name}: {error}") from error
-        for name, collected in (
-            (name, task_vars["hostvars"][name].get("report_collected") or {})
-            for name in task_vars["ansible_play_hosts_all"]
-        ):
+        for name in self.names:
+            collected = self.of(name).get("report_collected") or {}
             if collected.get("left"):
-                display.display(f"  outputs of {collected['outputs_mb']:.0f} MB stay on {name}: {collected['left']}")
-        config = Path(self._task.args["config"]).expanduser() if self._task.args["config"] else None
-        for text in propose(folder, run.plan, config):
-            display.display(f"  {text}")
-        display.display(report.closing_line(run, Path(os.path.relpath(path))))
+                self.say(f"  outputs of {collected['outputs_mb']:.0f} MB stay on {name}: {collected['left']}")
+        for text in propose(folder, run.plan, self.optional_path("config")):
+            self.say(f"  {text}")
+        self.say(report.closing_line(run, Path(os.path.relpath(path))))
         if run.state in ("finished", "stopped"):
             if run.state == "stopped":
-                display.display(f"  stopped; go on with -e fleet_run={folder.name}")
-            return {**result, "changed": True, "report": str(path)}
+                self.say(f"  stopped; go on with -e fleet_run={folder.name}")
+            return {"changed": True, "report": str(path)}
         text = describe_failure(run.causes[0]) if run.causes else f"the launchers were lost; see {folder}"
         return {
-            **result,
             "failed": True,
             "msg": f"run {folder.name} {run.state}: {text}\n  hint: all logs are in {os.path.relpath(folder)}",
         }

@@ -8,70 +8,60 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
+from winfleet.controller.actions import Action
 from winfleet.core.plan import SWARM_PORT
 from winfleet.transfer.folders import SHORT, list_files, pack
+from winfleet.transfer.job import Result
 from winfleet.transfer.receiver import ReceiverError, send, token_for
 from winfleet.transfer.seeding import Progress, Share, seed
-from winfleet.transfer.swarm import Result
 from winfleet.transfer.torrents import SwarmError
 
-display = Display()
 
-
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """winfleet_seed: wanted (winfleet_digest's result), cache, interval_seconds; fails naming each host that went without."""
 
-    _supports_check_mode = True
-    _supports_async = False
+    refused = (SwarmError,)
 
-    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
-        """Ansible's entry."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        hostvars, joined = task_vars["hostvars"], {}
-        for name in task_vars["ansible_play_hosts"]:
-            values = hostvars[name]
-            if (values.get("data_sync_done") or {}).get("swarm") and "torrent" in (
-                values.get("data_sync_joined") or {}
-            ):
-                joined[name] = values
-        if not joined or self._task.check_mode:
-            return {**result, "changed": bool(joined)}
-        addresses = {name: str(values["fleet_host"]["host"]["address"]) for name, values in joined.items()}
-        kinds = {name: list(values["data_sync_done"]["swarm"]) for name, values in joined.items()}
-        with_torrents = {
-            name: addresses[name] for name, values in joined.items() if values["data_sync_joined"]["torrent"]
-        }
-        troubles = self._send_archives({name: kinds[name] for name in joined if name not in with_torrents}, addresses)
+    def act(self) -> dict[str, Any]:
+        """Gives them what they lack."""
+        joined = {name: self.of(name).get("data_sync_joined") or {} for name in self.present}
+        lacking = {name: (self.of(name).get("data_sync_done") or {}).get("swarm") for name in joined}
+        kinds = {name: list(given) for name, given in lacking.items() if given and "torrent" in joined[name]}
+        if not kinds or self.check_mode:
+            return {"changed": bool(kinds)}
+        addresses = {name: str(self.found_on(name)["address"]) for name in kinds}
+        with_torrents = {name: addresses[name] for name in kinds if joined[name]["torrent"]}
+        troubles = self._send_archives({name: kinds[name] for name in kinds if name not in with_torrents}, addresses)
         if with_torrents:
             troubles += self._seed(sorted({kind for name in with_torrents for kind in kinds[name]}), with_torrents)
         if troubles:
             raise AnsibleActionFail("\n".join(troubles))
-        return {**result, "changed": True}
+        return {"changed": True}
+
+    def tell(self, error: Exception) -> str:
+        """The swarm's own words."""
+        return f"controller: {error}"
 
     def _seed(self, kinds: Sequence[str], hosts: Mapping[str, str]) -> list[str]:
-        wanted = self._task.args["wanted"]
+        wanted = self.given["wanted"]
         shares = [
             Share(source=Path(wanted["sources"][kind]), torrent=Path(wanted["torrents"][kind]).read_bytes(),
                   root=wanted["digests"][kind][:SHORT])
             for kind in kinds
         ]  # fmt: skip
-        interval = float(self._task.args["interval_seconds"])
-        try:
-            results = seed(shares, hosts, on_progress=show, interval=interval)
-        except SwarmError as error:
-            raise AnsibleActionFail(f"controller: {error}") from None
+        results = seed(shares, hosts, on_progress=self.show, interval=float(self.given["interval_seconds"]))
         for result in results.values():
             for sender, pieces in result.hash_failures.items():
-                display.warning(f"{result.host} refused {pieces} pieces from {sender}: they were not what was sent")
+                self._display.warning(
+                    f"{result.host} refused {pieces} pieces from {sender}: they were not what was sent"
+                )
         return [tell(result) for result in results.values() if result.state != "whole"]
 
     def _send_archives(self, kinds: Mapping[str, Sequence[str]], addresses: Mapping[str, str]) -> list[str]:
-        wanted, troubles = self._task.args["wanted"], []
-        key = Path(self._task.args["cache"], "transfer.key").expanduser()
+        wanted, troubles = self.given["wanted"], []
+        key = self.path("cache") / "transfer.key"
         for name, missing in kinds.items():
-            display.display(f"  {name} has no libtorrent: {', '.join(missing)} goes there as one archive each")
+            self.say(f"  {name} has no libtorrent: {', '.join(missing)} goes there as one archive each")
             for kind in missing:
                 source = Path(wanted["sources"][kind])
                 with tempfile.TemporaryDirectory(prefix="winfleet-") as folder:
@@ -83,11 +73,10 @@ class ActionModule(ActionBase):
                         troubles.append(f"{name}: {kind} did not arrive: {error}")
         return troubles
 
-
-def show(hosts: Sequence[Progress]) -> None:
-    """A line for all hosts."""
-    parts = [f"{host.host} {host.fraction:.0%} {host.bytes_per_second / 1e6:.0f} MB/s" for host in hosts]
-    display.display(f"  {' · '.join(parts)}")
+    def show(self, hosts: Sequence[Progress]) -> None:
+        """A line for all hosts."""
+        parts = [f"{host.host} {host.fraction:.0%} {host.bytes_per_second / 1e6:.0f} MB/s" for host in hosts]
+        self.say(f"  {' · '.join(parts)}")
 
 
 def tell(result: Result) -> str:

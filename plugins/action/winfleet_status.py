@@ -6,35 +6,27 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
+from winfleet.controller.actions import Action
 from winfleet.core.status import Status
 from winfleet.status import Seen, Target, as_text, ask
-
-display = Display()
 
 REMOTING = {"winrm": ("WinRM", 5986), "psrp": ("WinRM", 5986), "ssh": ("SSH", 22), "smart": ("SSH", 22)}
 CONNECT_SECONDS = 2.0
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """winfleet_status: returns {"text", "runs"}; a host without a launcher is no failure."""
 
-    _supports_check_mode = True
-    _supports_async = False
-
-    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
-        """Ansible's entry."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        hostvars, names = task_vars["hostvars"], task_vars["ansible_play_hosts_all"]
-        targets = [Target(name=name, address=str(hostvars[name]["fleet_address"])) for name in names]
-        doors = [door(name, hostvars[name]) for name in names]
+    def act(self) -> dict[str, Any]:
+        """Asks them."""
+        targets = [Target(name=name, address=str(self.of(name)["fleet_address"])) for name in self.names]
+        doors = [door(name, self.of(name)) for name in self.names]
         with ThreadPoolExecutor(max_workers=32) as pool:
             found = list(pool.map(look, targets, doors))
         statuses = tuple(one for one in found if isinstance(one, Status))
         text = as_text(Seen(statuses=statuses, silent=tuple(one for one in found if isinstance(one, str))))
-        display.display(text)
-        return {**result, "changed": False, "text": text, "runs": sorted({status.run for status in statuses})}
+        self.say(text)
+        return {"text": text, "runs": sorted({status.run for status in statuses})}
 
 
 def door(name: str, values: Any) -> tuple[str, str, int] | None:

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail, AnsibleError
-from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
+from ansible.errors import AnsibleError
+from winfleet.controller.actions import Action
 from winfleet.support.archive import (
     Bundle,
     SupportError,
@@ -25,47 +24,40 @@ from winfleet.support.archive import (
 )
 from winfleet.support.redaction import SECRET_NAME, secrets_in, without_secrets
 
-display = Display()
 OURS = ("fleet_", "uv_env_", "data_sync_", "accelerate_config_", "launch_", "firewall_", "winrm_setup_", "power_plan_")
 CONNECTION = ("ansible_connection", "ansible_host", "ansible_port", "ansible_user", "ansible_winrm_transport", "ansible_python_interpreter")  # fmt: skip
 ACCOUNTS = ("ansible_user", "ansible_ssh_user", "ansible_become_user")
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """winfleet_support: logs, run; returns {"path"} of logs/support-<time>.zip."""
 
-    _supports_check_mode = True
-    _supports_async = False
+    refused = (SupportError,)
 
-    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
-        """Ansible's entry."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        logs, hostvars = Path(self._task.args["logs"]).expanduser(), task_vars["hostvars"]
-        names = [str(name) for name in task_vars["ansible_play_hosts_all"]]
-        variables = {name: Variables(hostvars, name) for name in names}
+    def act(self) -> dict[str, Any]:
+        """Writes it."""
+        logs = self.path("logs")
+        variables = {name: Variables(self.variables["hostvars"], name) for name in self.names}
         path = logs / f"support-{time.strftime('%Y%m%d-%H%M%S')}.zip"
-        try:
-            run = choose_run(logs, str(self._task.args["run"] or ""))
-            files = of_controller(logs, run, {name: known.shown() for name, known in variables.items()})
-            problems, accounts = {}, accounts_here()
-            for name in names:
-                sent, problems[name] = take(hostvars[name].get("support_gathered") or {})
-                accounts |= identity(sent)
-                files |= {f"hosts/{name}/{file}": content for file, content in sent.items()}
-            bundle = Bundle(
-                files=files, problems={name: why for name, why in problems.items() if why},
-                secrets=frozenset(set().union(*(known.secrets() for known in variables.values()))
-                                  | secrets_of_environment(task_vars.get("fleet_secrets") or ())),
-                accounts=frozenset(accounts.union(*(known.accounts() for known in variables.values()))),
-            )  # fmt: skip
-            listed = "" if self._task.check_mode else write(bundle, path)
-        except SupportError as error:
-            raise AnsibleActionFail(f"controller: {error}") from None
+        run = choose_run(logs, str(self.given["run"] or ""))
+        files = of_controller(logs, run, {name: known.shown() for name, known in variables.items()})
+        problems, accounts = {}, accounts_here()
+        for name in self.names:
+            sent, problems[name] = take(self.of(name).get("support_gathered") or {})
+            accounts |= identity(sent)
+            files |= {f"hosts/{name}/{file}": content for file, content in sent.items()}
+        bundle = Bundle(
+            files=files, problems={name: why for name, why in problems.items() if why},
+            secrets=frozenset(set().union(*(known.secrets() for known in variables.values()))
+                              | secrets_of_environment(self.variables.get("fleet_secrets") or ())),
+            accounts=frozenset(accounts.union(*(known.accounts() for known in variables.values()))),
+        )  # fmt: skip
+        listed = "" if self.check_mode else write(bundle, path)
         for line in listed.splitlines()[2:]:
-            display.display(f"  {line}")
+            self.say(f"  {line}")
         if listed:
-            display.display(f"Wrote {os.path.relpath(path)}; look through it before you send it")
-        return {**result, "changed": not self._task.check_mode, "path": str(path)}
+            self.say(f"Wrote {os.path.relpath(path)}; look through it before you send it")
+        return {"changed": not self.check_mode, "path": str(path)}
 
 
 def take(gathered: Mapping[str, Any]) -> tuple[dict[str, bytes], str]:

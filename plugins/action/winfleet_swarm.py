@@ -6,23 +6,18 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from ansible.plugins.action import ActionBase
+from winfleet.controller.actions import Action
 from winfleet.transfer.receiver import token_for
 
 ARCHIVE_SPARE = 1.1  # a tar archive is larger than its files
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """winfleet_swarm: home, wanted (winfleet_digest's result), kinds, keep, cache, logon, task_password."""
 
-    _supports_check_mode = True
-    _supports_async = False
-
-    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
-        """Ansible's entry."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        given, name = self._task.args, str(task_vars["inventory_hostname"])
-        wanted = given["wanted"]
+    def act(self) -> dict[str, Any]:
+        """Starts it."""
+        given, wanted = self.given, self.given["wanted"]
         folders = [
             {
                 "kind": kind, "expected": wanted["digests"][kind], "limit_bytes": int(wanted["bytes"][kind] * ARCHIVE_SPARE) + 2**20,
@@ -30,20 +25,14 @@ class ActionModule(ActionBase):
             }
             for kind in given["kinds"]
         ]  # fmt: skip
-        addresses = {
-            host: task_vars["hostvars"][host]["fleet_host"]["host"]["address"]
-            for host in task_vars["ansible_play_hosts_all"]
-        }
-        address = addresses.pop(name)
-        call = {
-            "operation": "swarm", "home": given["home"],
-            "secrets": {
-                "token": token_for(name, Path(given["cache"], "transfer.key").expanduser()),
-                "task_password": str(given["task_password"]),
+        addresses = {host: self.found_on(host)["address"] for host in self.names}
+        address = addresses.pop(self.name)
+        token = token_for(self.name, self.path("cache") / "transfer.key")
+        return self.ask(
+            "swarm",
+            {
+                "host": self.name, "address": address, "peers": addresses, "folders": folders, "keep": int(given["keep"]),
+                "logon": str(given["logon"]), "port": self.port,
             },
-            "arguments": {
-                "host": name, "address": address, "peers": addresses, "folders": folders, "keep": int(given["keep"]),
-                "logon": str(given["logon"]), "port": int(task_vars.get("ansible_port", 5986)),
-            },
-        }  # fmt: skip
-        return {**result, **self._execute_module(module_name="winfleet_host", module_args=call, task_vars=task_vars)}
+            secrets={"token": token, "task_password": str(given["task_password"])},
+        )  # fmt: skip

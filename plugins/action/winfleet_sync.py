@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
+from winfleet.controller.actions import Action, failed
+from winfleet.controller.fetching import SLOW
 from winfleet.transfer.folders import list_files, pack
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """winfleet_sync: home, sources {kind: path}, digests {kind: 64 hex}, torrents {kind: file}, keep, refuse.
 
     Returns "sent" and "swarm", the kinds that are left: WinRM is slow for files, so a Windows host takes big ones otherwise.
     """
 
-    _supports_check_mode = True
-    _supports_async = False
-
-    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
-        """Ansible's entry."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        given = self._task.args
+    def act(self) -> dict[str, Any]:
+        """Asks what the host lacks, and sends it."""
+        given = self.given
         common = {"wanted": given["digests"], "keep": int(given.get("keep", 3))}
-        looked = self._folders(common, task_vars)
+        looked = self.ask("folders", common)
         if looked.get("missing") and given.get("refuse"):
             raise AnsibleActionFail(
                 f"{', '.join(looked['missing'])} of this controller is not there, and nothing is sent with fleet_skip_deploy\n"
                 "  hint: run deploy_and_train.yml without it once"
             )
-        if looked.get("failed") or looked.get("unreachable") or not looked["missing"] or self._task.check_mode:
-            return {**result, **looked, "changed": bool(looked.get("missing"))}
-        slow = task_vars["ansible_connection"] in ("winrm", "psrp")
+        if failed(looked) or not looked["missing"] or self.check_mode:
+            return {**looked, "changed": bool(looked.get("missing"))}
+        slow = self.variables["ansible_connection"] in SLOW
         swarm = [kind for kind in looked["missing"] if slow and kind in given["torrents"]]
         sent = [kind for kind in looked["missing"] if kind not in swarm]
         for kind in sent:
-            self._send(kind, Path(given["sources"][kind]), common, looked, task_vars)
-        return {**result, "home": looked["home"], "sent": sent, "swarm": swarm, "changed": bool(sent)}
+            self._send(kind, Path(given["sources"][kind]), common, looked)
+        return {"home": looked["home"], "sent": sent, "swarm": swarm, "changed": bool(sent)}
 
-    def _send(self, kind: str, source: Path, common: dict[str, Any], looked: dict[str, Any], task_vars: Any) -> None:
+    def _send(self, kind: str, source: Path, common: dict[str, Any], looked: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory(prefix="winfleet-") as folder:
             archive = Path(folder, f"{kind}.tar")
             pack(source, list_files(source, honour_git=kind == "code"), archive)
@@ -51,20 +47,7 @@ class ActionModule(ActionBase):
                     f"{kind} of {size / 1e6:.0f} MB needs twice that below {looked['home']}, which has "
                     f"{looked['free_bytes'] / 1e6:.0f} MB free\n  hint: make room there, or set fleet_home to another disk"
                 )
-            self._make_tmp_path()
-            remote = self._connection._shell.join_path(self._connection._shell.tmpdir, os.path.basename(archive))
-            self._transfer_file(str(archive), remote)
-            try:
-                done = self._folders({**common, "kind": kind, "archive": remote}, task_vars)
-            finally:
-                self._remove_tmp_path(self._connection._shell.tmpdir)
-                self._connection._shell.tmpdir = None
-        if done.get("failed") or done.get("unreachable"):
+            with self.sent(archive) as remote:
+                done = self.ask("folders", {**common, "kind": kind, "archive": remote})
+        if failed(done):
             raise AnsibleActionFail(str(done.get("msg", f"{kind} did not arrive")))
-
-    def _folders(self, arguments: dict[str, Any], task_vars: Any) -> dict[str, Any]:
-        call = {"operation": "folders", "home": self._task.args["home"], "arguments": arguments}
-        result: dict[str, Any] = self._execute_module(
-            module_name="winfleet_host", module_args=call, task_vars=task_vars
-        )
-        return result

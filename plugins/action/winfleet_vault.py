@@ -10,37 +10,37 @@ from typing import Any
 from ansible import constants
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.parsing.vault import VaultLib, match_encrypt_secret
-from ansible.plugins.action import ActionBase
+from winfleet.controller.actions import Action
 
 VARIABLES = {"ansible_user": "WINFLEET_USER", "ansible_password": "WINFLEET_PASSWORD"}  # by name in the environment
 HEAD = "# Made by add_workers.yml, which replaces it. Settings of your own go into another file of this folder.\n"
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """winfleet_vault: folder, the cluster's. Writes group_vars/windows/vault.yml there; nothing without a password of both kinds.
 
     What is secret is read from the environment here, so that no task has it. Returns {"changed", "path": "" or the file's}.
     """
 
-    _supports_check_mode = True
-    _supports_async = False
+    refused = (OSError,)
 
-    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
-        """Ansible's entry."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
+    def act(self) -> dict[str, Any]:
+        """Writes the file where it is another."""
         vault: VaultLib = self._loader._vault
-        folder = Path(self._task.args["folder"]).expanduser() / "group_vars"
+        folder = self.path("folder") / "group_vars"
         path = folder / "windows" / "vault.yml"
         if not vault.secrets or not os.environ.get("WINFLEET_PASSWORD"):
-            return {**result, "changed": False, "path": str(path) if path.exists() else ""}
-        try:
-            check_not_hidden(folder)
-            changed = not path.exists() or read(vault, path) != wanted()
-            if changed and not self._task.check_mode:
-                write(vault, path, wanted())
-        except OSError as error:
-            raise AnsibleActionFail(f"{error.filename}: {error.strerror}") from None
-        return {**result, "changed": changed, "path": str(path)}
+            return {"path": str(path) if path.exists() else ""}
+        check_not_hidden(folder)
+        changed = not path.exists() or read(vault, path) != wanted()
+        if changed and not self.check_mode:
+            write(vault, path, wanted())
+        return {"changed": changed, "path": str(path)}
+
+    def tell(self, error: Exception) -> str:
+        """Names the file."""
+        assert isinstance(error, OSError)
+        return f"{error.filename}: {error.strerror}"
 
 
 def wanted() -> str:

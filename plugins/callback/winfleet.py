@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from ansible import constants
@@ -17,6 +19,17 @@ extends_documentation_fragment: [default_callback, result_format_callback]
 """
 
 
+def short(event: Callable[..., None]) -> Callable[..., None]:
+    """What we show of an event. From -v on it is Ansible's own output."""
+
+    @functools.wraps(event)
+    def shown(self: Any, *given: Any, **named: Any) -> None:
+        show = event if self._display.verbosity == 0 else getattr(Default, event.__name__)
+        show(self, *given, **named)
+
+    return shown
+
+
 class CallbackModule(Default):
     """Ansible's own output from -v on; else whole lines, good in a terminal and in a log file."""
 
@@ -28,79 +41,62 @@ class CallbackModule(Default):
         super().__init__()
         self._play_name = ""
 
-    @property
-    def _short(self) -> bool:
-        return bool(self._display.verbosity == 0)
-
+    @short
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """A play begins: it is named once it does something."""
-        if not self._short:
-            super().v2_playbook_on_play_start(play)
-            return
         self._play = play
         name = play.get_name().strip()
         if name != self._play_name:
             self._play_name = name
             self._display.display(name)
 
+    @short
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
         """Tasks are named where they change something."""
-        if not self._short:
-            super().v2_playbook_on_task_start(task, is_conditional)
 
+    @short
     def v2_playbook_on_include(self, included_file: Any) -> None:
         """Says nothing."""
-        if not self._short:
-            super().v2_playbook_on_include(included_file)
 
+    @short
     def v2_playbook_on_no_hosts_matched(self) -> None:
         """The inventory's group is empty."""
-        if not self._short:
-            super().v2_playbook_on_no_hosts_matched()
 
+    @short
     def v2_runner_on_ok(self, result: Any) -> None:
         """A change is a line."""
-        if not self._short:
-            super().v2_runner_on_ok(result)
-        elif result._result.get("changed"):
+        if result._result.get("changed"):
             self._display.display(f"  {result._host.get_name()}: {result._task.name}", color=constants.COLOR_CHANGED)
 
+    @short
     def v2_runner_item_on_ok(self, result: Any) -> None:
         """The task's own line says it."""
-        if not self._short:
-            super().v2_runner_item_on_ok(result)
 
+    @short
     def v2_runner_on_skipped(self, result: Any) -> None:
         """Says nothing."""
-        if not self._short:
-            super().v2_runner_on_skipped(result)
 
+    @short
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         """The message, once."""
-        if not self._short:
-            super().v2_runner_on_failed(result, ignore_errors)
-        elif not ignore_errors and "results" not in result._result:  # items were shown one by one
+        if not ignore_errors and "results" not in result._result:  # items were shown one by one
             text = str(result._result.get("msg", "failed without a message"))
             self._say_error(result, describe_failed(result._host.get_name(), text))
 
+    @short
     def v2_runner_item_on_failed(self, result: Any) -> None:
         """The item's message."""
-        if not self._short:
-            super().v2_runner_item_on_failed(result)
-        else:
-            self._say_error(result, str(result._result.get("msg", "")))
+        self._say_error(result, str(result._result.get("msg", "")))
 
+    @short
     def v2_runner_on_unreachable(self, result: Any) -> None:
         """Where a check judges it, it says so itself."""
-        if not self._short:
-            super().v2_runner_on_unreachable(result)
-        elif not result._task.ignore_unreachable:
+        if not result._task.ignore_unreachable:
             self._say_error(result, describe_unreachable(result._host.get_name(), str(result._result.get("msg", ""))))
 
+    @short
     def v2_playbook_on_stats(self, stats: Any) -> None:
         """The counts of tasks tell a user nothing."""
-        if not self._short:
-            super().v2_playbook_on_stats(stats)
 
     def _say_error(self, result: Any, text: str) -> None:
         host, text = result._host.get_name(), text.strip()

@@ -1,5 +1,6 @@
 #!powershell
 #Requires -Module Ansible.ModuleUtils.Legacy
+#AnsibleRequires -PowerShell Ansible.ModuleUtils.Winfleet
 
 # What a task asks of a Windows host; plugins/modules/winfleet_host.py documents it and is the same for Linux. `look`
 # needs no Python there, and `agent` brings one. All else is train/winfleet/host/remote.py, run by the agent's Python.
@@ -17,14 +18,6 @@ $base = [IO.Path]::GetFullPath([Environment]::ExpandEnvironmentVariables($base))
 $agent = [IO.Path]::Combine($base, 'agent')
 $python = [IO.Path]::Combine($agent, 'python\Scripts\python.exe')
 $mark = [IO.Path]::Combine($agent, 'bundle') # names what the agent's Python was made of, once it is whole
-
-function Find-Package {
-    # The newest of the packages winfleet that were sent, as a folder; nothing where there is none.
-    if (Test-Path -LiteralPath $agent) {
-        Get-ChildItem -LiteralPath $agent -Directory | Where-Object { $_.Name -match '^[0-9a-f]{12}$' } |
-            Sort-Object -Property LastWriteTimeUtc | Select-Object -Last 1
-    }
-}
 
 function Invoke-Program {
     # Runs a program with bytes on its standard input; @{ code; out; err }. 5.1's own `&` would change their encoding.
@@ -51,7 +44,7 @@ function Invoke-Program {
 
 function Invoke-Agent {
     # Asks the agent's Python; its answer, or this task fails with its words.
-    $package = Find-Package
+    $package = [IO.Path]::Combine($agent, @(Get-Digest agent)[0])
     if ($operation -in 'swarm', 'rehearse') {
         # Behind NAT, as in WSL, only this side knows the controller's address.
         $given.controllers = @($given.controllers | Where-Object { $_ }) + @(Get-NetTCPConnection -LocalPort $given.port -State Established -ErrorAction SilentlyContinue |
@@ -59,7 +52,7 @@ function Invoke-Agent {
     }
     $call = @{ operation = $operation; home = $base; arguments = $given; check = $check }
     if ($secrets.Count) { $call.arguments.secrets = $secrets }
-    $done = Invoke-Program -Program $python -Line '-m winfleet.host.remote' -Folder $package.FullName -Text (ConvertTo-Json -InputObject $call -Depth 20 -Compress)
+    $done = Invoke-Program -Program $python -Line '-m winfleet.host.remote' -Folder $package -Text (ConvertTo-Json -InputObject $call -Depth 20 -Compress)
     $last = @($done.out.Trim() -split "`n")[-1]
     try { $answer = ConvertFrom-Json -InputObject $last } catch { $answer = $null }
     if ($null -eq $answer) {
@@ -95,9 +88,9 @@ function Invoke-NvidiaSmi {
     # Rows of its answer, each a list of cells; nothing without a driver, or where it does not know a field.
     param([string]$Line, [int]$Cells)
 
-    $tool = Get-Command -Name nvidia-smi.exe -CommandType Application -ErrorAction SilentlyContinue | Select-Object -First 1
+    $tool = Find-NvidiaSmi
     if (-not $tool) { return }
-    $done = Invoke-Program -Program $tool.Source -Line "$Line --format=csv,noheader,nounits" -Folder $env:SystemRoot
+    $done = Invoke-Program -Program $tool -Line "$Line --format=csv,noheader,nounits" -Folder $env:SystemRoot
     if ($done.code) { return }
     foreach ($row in $done.out -split "`n") {
         $found = @($row -split ', ' | ForEach-Object { $_.Trim() })
@@ -290,7 +283,7 @@ function Find-Host {
     while ($near -and -not (Test-Path -LiteralPath $near)) { $near = [IO.Path]::GetDirectoryName($near) }
     $system = Get-CimInstance -ClassName Win32_OperatingSystem
     $runs = @(Get-ChildItem -Path "$base\runs\*\status.json" -ErrorAction SilentlyContinue | ForEach-Object { $_.Directory })
-    $package = Find-Package
+    $packages = @(Get-Digest agent)
     $adapters = @(Get-OrNull { Get-Adapter })
     $own = [Net.Dns]::GetHostName()
     $build = "$($system.BuildNumber).$(Get-RegistryValue -Key 'SOFTWARE\Microsoft\Windows NT\CurrentVersion' -Name UBR)".TrimEnd('.')
@@ -313,8 +306,8 @@ function Find-Host {
         long_paths = (Get-RegistryValue -Key SYSTEM\CurrentControlSet\Control\FileSystem -Name LongPathsEnabled) -eq 1
         run_state = if ($given.run) { Get-RunState -Folder ([IO.Path]::Combine($base, "runs\$($given.run)")) } else { 'none' }
         going_on = @($runs | Where-Object { (Get-RunState -Folder $_.FullName) -in 'starting', 'running' } | ForEach-Object { $_.Name })
-        agent = @{ bundle = $(if (Test-Path -LiteralPath $mark) { [IO.File]::ReadAllText($mark) } else { '' }); package = "$($package.Name)" }
-        there = @{ code = @(Get-Digest code); data = @(Get-Digest data); agent = @(Get-Digest agent); env = @(Get-Digest env) }
+        agent = @{ bundle = $(if (Test-Path -LiteralPath $mark) { [IO.File]::ReadAllText($mark) } else { '' }); package = "$($packages[0])" }
+        there = @{ code = @(Get-Digest code); data = @(Get-Digest data); agent = $packages; env = @(Get-Digest env) }
         clock = ([DateTime]::UtcNow - [DateTime]'1970-01-01').TotalSeconds
     }
 }
@@ -353,8 +346,8 @@ function Install-Agent {
         $wheels = [IO.Path]::Combine($agent, 'wheels')
         if (Test-Path -LiteralPath $wheels) { Remove-Item -LiteralPath $wheels -Recurse -Force }
         [IO.Compression.ZipFile]::ExtractToDirectory($given.bundle, $wheels)
-        Move-Item -LiteralPath ([IO.Path]::Combine($wheels, 'uv.exe')) -Destination ([IO.Path]::Combine($agent, 'uv.exe')) -Force
         $uv = [IO.Path]::Combine($agent, 'uv.exe')
+        Move-Item -LiteralPath ([IO.Path]::Combine($wheels, 'uv.exe')) -Destination $uv -Force
         $target = [IO.Path]::Combine($agent, 'python')
         $interpreter = if ($given.interpreter) { $given.interpreter } else { $given.python_version }
         $from = if ($given.interpreter) { '--offline' } else { '' }
@@ -388,7 +381,7 @@ switch ($operation) {
         Exit-Json -obj @{ changed = $true }
     }
     default {
-        if (-not (Test-Path -LiteralPath $python) -or -not (Find-Package)) {
+        if (-not (Test-Path -LiteralPath $python) -or -not (Get-Digest agent)) {
             # Nothing of ours is here, so nothing is going on.
             if ($operation -in 'stop', 'remove') { Exit-Json -obj @{ changed = $false; stopped = @(); removed = @() } }
             if ($check) { Exit-Json -obj @{ changed = $true; missing = @(); versions = @{}; python = '' } }

@@ -1,7 +1,7 @@
 """The launcher: starts a host's ranks from the plan, or, alone on one host, from what it finds there.
 
     python -m winfleet.launch --auto [--processes N] -- train.py --config configs/train_config.yaml
-    python -m winfleet.launch --plan runs/RUN/plan.json --machine-rank 1 [--detach]
+    python -m winfleet.launch --plan runs/RUN/plan.json --machine-rank 1 [--log FILE]
 
 Exit status: 0 finished, 1 failed, 2 nothing was started, 3 stopped.
 """
@@ -13,7 +13,6 @@ import contextlib
 import logging
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -34,10 +33,13 @@ from winfleet.core.plan import (
     check_script,
     choose_backend,
 )
-from winfleet.core.status import STOP_AT, STOPPING, Cause, StatusError, describe_failure, parse, plain
+from winfleet.core.reading import plain
+from winfleet.core.status import STOP_AT, STOPPING, Cause, describe_failure
 from winfleet.launcher.board import Board
 from winfleet.launcher.console import shared_with
-from winfleet.machine.hardware import gpu_names, owner_of_port
+from winfleet.machine.hardware import gpu_names
+from winfleet.machine.ports import bind_error, owner_of
+from winfleet.machine.windows import end_children_with_me, keep_awake
 from winfleet.runs.environment import prepare_environment, take_secrets
 from winfleet.runs.work import enter_work, fill_in
 
@@ -46,7 +48,6 @@ log = logging.getLogger("winfleet")
 EXIT_CODES: Final = {"finished": 0, "failed": 1, "stopped": 3}
 FORMAT: Final = "%(asctime)s [%(levelname)s] %(message)s"
 TIMES: Final = "%H:%M:%S"
-DETACH_SECONDS: Final = 60.0  # a PC that is busy, or slow to import
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,12 +70,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--plan", type=Path, help="plan.json; its folder is the run's folder")
     parser.add_argument("--machine-rank", type=int, help="with --plan: which of its hosts this one is")
-    parser.add_argument("--detach", action="store_true", help="with --plan: return once the launcher has started")
     parser.add_argument("--log", type=Path, help="with --plan: a file for all output")
-    parser.add_argument(
-        "--logon", choices=("s4u", "interactive", "password"), default="s4u",
-        help="with --detach on Windows: how the launcher's scheduled task signs in; a password comes in WINFLEET_TASK_PASSWORD",
-    )  # fmt: skip
     parser.add_argument(
         "command", nargs=argparse.REMAINDER, help="with --auto: -- script.py args, or -- -m module args"
     )
@@ -124,16 +120,11 @@ def check_ports(host: Host, ports: Ports) -> None:
     """Raises PlanError naming who holds a port that this host is to listen on."""
     needed = [ports.status, *([ports.ranks, ports.agents] if host.machine_rank == 0 else [])]
     for port in needed:
-        with socket.socket() as probe:
-            if os.name != "nt":  # connections of an earlier run that still fade away are no one's
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host.address, port))
-            except OSError as error:
-                raise PlanError(
-                    f"{host.name}: port {port} on {host.address} cannot be had: {error.strerror}; "
-                    f"it belongs to {owner_of_port(host.address, port)}\nhint: end that process, or wait for its end"
-                ) from None
+        if error := bind_error(host.address, port):
+            raise PlanError(
+                f"{host.name}: port {port} on {host.address} cannot be had: {error.strerror}; it belongs to "
+                f"{owner_of(host.address, port) or 'an unknown process'}\nhint: end that process, or wait for its end"
+            )
 
 
 def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool) -> str:
@@ -166,52 +157,16 @@ def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool)
     return outcome.state
 
 
-def detach(plan_file: Path, machine_rank: int, logon: str) -> int:
-    """Starts the launcher so that it outlives whoever started it; returns an exit status once it lives or has ended."""
-    folder, package = plan_file.parent, Path(__file__).resolve().parent.parent
-    log_file, refused = folder / "launcher.log", folder / "refused"
-    refused.unlink(missing_ok=True)
-    begin, before = log_file.stat().st_size if log_file.exists() else 0, time.time()
-    words = ["-m", "winfleet.launch", "--plan", str(plan_file), "--machine-rank", str(machine_rank),
-             "--log", str(log_file)]  # fmt: skip
-    password = os.environ.pop("WINFLEET_TASK_PASSWORD", "")  # nobody may inherit it
-    process = None
-    if os.name == "nt":
-        from winfleet.machine.windows import start_task
-
-        start_task("launcher", words, package, logon, password)
-    else:
-        process = subprocess.Popen(
-            [sys.executable, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True, cwd=folder, env={**os.environ, "PYTHONPATH": str(package)},
-        )  # fmt: skip
-    while time.time() - before < DETACH_SECONDS and not refused.exists():
-        with contextlib.suppress(OSError, StatusError):
-            if parse((folder / "status.json").read_text("utf-8")).started >= before:
-                return 0
-        if process is not None and process.poll() is not None:
-            break
-        time.sleep(0.05)
-    said = log_file.read_bytes()[begin:].decode("utf-8", "replace") if log_file.exists() else ""
-    print(said[-2_000:] or f"the launcher said nothing within {DETACH_SECONDS:.0f} s", file=sys.stderr)
-    return 2
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     found = arguments(words)
     logging.basicConfig(format=FORMAT, datefmt=TIMES)
     log.setLevel(logging.INFO)
     try:
-        if found.plan and found.detach:
-            return detach(found.plan.resolve(), found.machine_rank, found.logon)
         if found.log:
             send_output_to(found.log)
-        if os.name == "nt":
-            from winfleet.machine.windows import end_children_with_me, keep_awake
-
-            end_children_with_me()
-            keep_awake()
+        end_children_with_me()
+        keep_awake()
         if found.plan:
             plan = Plan.load(found.plan)
             host, folder, ports = plan.host(found.machine_rank), found.plan.resolve().parent, Ports()
@@ -230,7 +185,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except PlanError as error:
         print(f"error: {error}", file=sys.stderr)
         if found.log:
-            (found.plan.parent / "refused").touch()  # for whoever waits in detach()
+            (found.plan.parent / "refused").touch()  # for whoever waits in control.launch()
         return 2
 
 

@@ -26,6 +26,7 @@ from winfleet.core.plan import PlanError, check_script
 from winfleet.environments.environment import ensure
 from winfleet.environments.lock import LockError, read_lock
 from winfleet.machine.nvidia_smi import gpus
+from winfleet.machine.windows import end_children_with_me
 
 TRAIN: Final = Path(__file__).resolve().parent.parent  # of this checkout
 DATA: Final = TRAIN.parent / "data" / "text"  # as deploy_and_train.yml has it
@@ -101,10 +102,7 @@ def variables(home: Path) -> dict[str, str]:
 
 def run(command: list[str], environment: Mapping[str, str], folder: Path | None) -> int:
     """Runs it to its end; its exit status. Ctrl-C reaches it as well, and ending is its business."""
-    if os.name == "nt":
-        from winfleet.machine.windows import end_children_with_me
-
-        end_children_with_me()
+    end_children_with_me()
     signal.signal(signal.SIGINT, lambda *_: None)  # SIG_IGN would be inherited
     return subprocess.Popen(command, env=environment, cwd=folder).wait()
 

@@ -11,12 +11,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 from winfleet.core.files import write_atomic
-from winfleet.core.status import Cause, advise_on, duration, name_failure, plain
+from winfleet.core.reading import plain
+from winfleet.core.status import Cause, advise_on, count, duration, name_failure
 from winfleet.view.records import ReportError, RunData, ends, load
 
 __all__ = ["ReportError", "closing_line", "load", "main", "render"]
@@ -26,9 +28,7 @@ MAX_GRID: Final = 8
 MAX_VALUE: Final = 20_000  # characters of one value on the page
 
 
-def _count(number: int, noun: str) -> str:
-    """`1 host`, `2 hosts`, `2 processes`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
+_count = partial(count, form=",")
 
 
 def _show(value: float | None, form: str) -> str:

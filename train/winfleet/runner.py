@@ -19,7 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.data.dataloader import DataLoader
 
 from winfleet.core.files import send_output_to
-from winfleet.core.status import plain
+from winfleet.core.reading import plain
 from winfleet.rank.meter import Meter
 from winfleet.rank.oom import MAX_SIZES, Note, is_out_of_memory
 from winfleet.rank.process import bind_gloo, die_with_launcher, force_backend

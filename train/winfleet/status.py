@@ -6,6 +6,7 @@ All of it comes from the launchers' status.json, by HTTP or, where none answers,
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -22,17 +23,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from winfleet.core.plan import Plan, PlanError, newest_run
+from winfleet.core.reading import plain
 from winfleet.core.status import (
     ENDED,
-    MAX_BYTES,
     SILENT_SECONDS,
     Event,
     Status,
     StatusError,
     fetch,
-    parse,
-    plain,
     progress_line,
+    read_file,
 )
 from winfleet.view.table import cells, describe_host, table
 from winfleet.view.verdict import verdicts
@@ -132,11 +132,10 @@ def ask(target: Target) -> Status | str:
 
 def _read(path: Path | None) -> Status | None:
     """A status that lies here; its launcher is lost where its last word is old."""
-    try:
-        if path is None or path.stat().st_size > MAX_BYTES:
-            return None
-        status = parse(path.read_bytes())
-    except (OSError, StatusError):
+    status = None
+    with contextlib.suppress(OSError):
+        status = read_file(path) if path else None
+    if status is None:
         return None
     silent = status.state not in ENDED and time.time() - status.time > SILENT_SECONDS
     return dataclasses.replace(status, state="lost") if silent else status

@@ -20,23 +20,13 @@ param(
     [int] $Port = 5986
 )
 
+#AnsibleRequires -PowerShell Ansible.ModuleUtils.Winfleet
+
 $ErrorActionPreference = 'Stop'
 $Ansible.Changed = $false
 $group = 'winfleet'
 $clusterPorts = '29500-29504'
 $warnings = New-Object -TypeName System.Collections.Generic.List[string]
-
-function Invoke-Native {
-    # Output lines of a program; an error that names the call where it fails.
-    [CmdletBinding()]
-    param([Parameter(Mandatory)] [string] $Program, [string[]] $Arguments = @())
-
-    $ErrorActionPreference = 'Continue'  # 5.1 makes a terminating error of the first line on stderr
-    $lines = & $Program @Arguments 2>&1
-    $code = $LASTEXITCODE
-    if ($code -ne 0) { throw "$Program $Arguments ended with exit code ${code}: $("$lines".Trim())" }
-    $lines | Where-Object { $_ -isnot [System.Management.Automation.ErrorRecord] } | ForEach-Object { "$_" }
-}
 
 function Get-Rule {
     # Rules that fit the query; none is no error, anything else is.

@@ -11,6 +11,8 @@ param(
     [string] $Plan = '8c5e7fda-e8bf-4a96-9a85-a6e23a8c635c'
 )
 
+#AnsibleRequires -PowerShell Ansible.ModuleUtils.Winfleet
+
 $ErrorActionPreference = 'Stop'
 $Ansible.Changed = $false
 $file = Join-Path -Path $env:ProgramData -ChildPath 'winfleet\power.json'
@@ -25,18 +27,6 @@ $settings = [ordered]@{
     'closing the lid' = '4f971e89-eebd-4455-a8de-9e59040e7347', '5ca83367-6e45-459f-a27b-476b1d01c936'
     'USB selective suspend' = '2a737441-1930-4402-8d77-b2bebba308a3', '48e6b7a6-50f5-4782-a5d4-53bb8f07e226'
     'PCI Express link state' = '501a4d13-42af-4429-9fd1-a8218c268e20', 'ee12f906-d277-404b-b6da-e5fa1a576df5'
-}
-
-function Invoke-Native {
-    # Output lines of a program; an error that names the call where it fails.
-    [CmdletBinding()]
-    param([Parameter(Mandatory)] [string] $Program, [string[]] $Arguments = @())
-
-    $ErrorActionPreference = 'Continue'  # 5.1 makes a terminating error of the first line on stderr
-    $lines = & $Program @Arguments 2>&1
-    $code = $LASTEXITCODE
-    if ($code -ne 0) { throw "$Program $Arguments ended with exit code ${code}: $("$lines".Trim())" }
-    $lines | Where-Object { $_ -isnot [System.Management.Automation.ErrorRecord] } | ForEach-Object { "$_" }
 }
 
 function Get-Plan {
@@ -92,23 +82,14 @@ function Read-Earlier {
     param()
 
     $earlier = [ordered]@{ plan = $null; plan_set = $null; hibernation = $null; values = [ordered]@{} }
-    if (-not (Test-Path -LiteralPath $file)) { return $earlier }
-    try { $read = [IO.File]::ReadAllText($file) | ConvertFrom-Json }
-    catch { throw "$file is not readable: $_" }
+    $read = Read-Note -Path $file
+    if (-not $read) { return $earlier }
     foreach ($name in 'plan', 'plan_set') { if ("$($read.$name)" -match "^$guid$") { $earlier[$name] = "$($read.$name)" } }
     if ($null -ne $read.hibernation) { $earlier.hibernation = [bool]$read.hibernation }
     foreach ($value in $read.values.PSObject.Properties) {
         if ($value.Name -match "^$guid/$guid/$guid$") { $earlier.values[$value.Name] = [long]$value.Value }
     }
     $earlier
-}
-
-function Save-Earlier {
-    [CmdletBinding()]
-    param([Parameter(Mandatory)] [object] $Earlier)
-
-    $null = [IO.Directory]::CreateDirectory((Split-Path -Path $file))
-    [IO.File]::WriteAllText($file, (ConvertTo-Json -InputObject $Earlier -Depth 4))
 }
 
 function Set-MainsValue {
@@ -178,7 +159,7 @@ $after = Get-State -Active $activate -Target $target -Values $values -Hibernatio
 $forget = $State -eq 'absent' -and (Test-Path -LiteralPath $file)
 $Ansible.Changed = $paths.Count -gt 0 -or $activate -ne $active -or $hibernate -ne $hibernation -or $forget
 if ($Ansible.Changed -and $PSCmdlet.ShouldProcess($target, 'Set power plan')) {
-    if ($State -eq 'present') { Save-Earlier -Earlier $earlier }
+    if ($State -eq 'present') { Save-Note -Path $file -Note $earlier }
     foreach ($path in $paths.Keys) { Set-MainsValue -Path $path -Value $paths[$path] }
     # Values of the active plan count from its next activation on.
     $null = Invoke-Native -Program powercfg.exe -Arguments /setactive, $activate

@@ -4,6 +4,8 @@
 [CmdletBinding(SupportsShouldProcess)]
 param()
 
+#AnsibleRequires -PowerShell Ansible.ModuleUtils.Winfleet
+
 $ErrorActionPreference = 'Stop'
 $Ansible.Changed = $false
 
@@ -12,10 +14,10 @@ function Get-Gpu {
     [CmdletBinding()]
     param()
 
-    $tool = Get-Command -Name nvidia-smi.exe -CommandType Application -ErrorAction SilentlyContinue | Select-Object -First 1
+    $tool = Find-NvidiaSmi
     if ($tool) {
         $ErrorActionPreference = 'Continue'
-        $lines = & $tool.Source '--query-gpu=name,memory.total,driver_version' '--format=csv,noheader,nounits' 2>$null
+        $lines = & $tool '--query-gpu=name,memory.total,driver_version' '--format=csv,noheader,nounits' 2>$null
         if ($LASTEXITCODE -eq 0) {
             foreach ($line in $lines) {
                 $name, $memory, $driver = $line -split ',' | ForEach-Object { $_.Trim() }

@@ -18,6 +18,8 @@ param(
     [System.Collections.IDictionary] $Quotas = @{}
 )
 
+#AnsibleRequires -PowerShell Ansible.ModuleUtils.Winfleet
+
 $ErrorActionPreference = 'Stop'
 $Ansible.Changed = $false
 $friendlyName = 'winfleet'
@@ -124,21 +126,12 @@ function Read-Earlier {
     param()
 
     $earlier = [ordered]@{}
-    if (-not (Test-Path -LiteralPath $file)) { return $earlier }
-    try { $read = [IO.File]::ReadAllText($file) | ConvertFrom-Json }
-    catch { throw "$file is not readable: $_" }
+    $read = Read-Note -Path $file
+    if (-not $read) { return $earlier }
     foreach ($property in $read.PSObject.Properties) {
         $earlier[$property.Name] = [ordered]@{ before = "$($property.Value.before)"; set = "$($property.Value.set)" }
     }
     $earlier
-}
-
-function Save-Earlier {
-    [CmdletBinding()]
-    param([Parameter(Mandatory)] [System.Collections.IDictionary] $Earlier)
-
-    $null = [IO.Directory]::CreateDirectory((Split-Path -Path $file))
-    [IO.File]::WriteAllText($file, (ConvertTo-Json -InputObject $Earlier -Depth 4))
 }
 
 function Update-Service {
@@ -152,7 +145,7 @@ function Update-Service {
         $Ansible.Changed = $true
         $Earlier['StartType'] = [ordered]@{ before = "$($service.StartType)"; set = 'Automatic' }
         if ($PSCmdlet.ShouldProcess('WinRM', 'Start automatically')) {
-            Save-Earlier -Earlier $Earlier
+            Save-Note -Path $file -Note $Earlier
             Set-Service -Name WinRM -StartupType Automatic
         }
     }
@@ -181,7 +174,7 @@ function Update-Quota {
         $Ansible.Changed = $true
         $Earlier[$name] = [ordered]@{ before = "$($item.Value)"; set = "$($Quotas[$name])" }
         if ($PSCmdlet.ShouldProcess($name, 'Raise quota')) {
-            Save-Earlier -Earlier $Earlier
+            Save-Note -Path $file -Note $Earlier
             Set-Item -Path "WSMan:\localhost\Shell\$name" -Value $Quotas[$name] -Force -WarningAction SilentlyContinue
         }
     }

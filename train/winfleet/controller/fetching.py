@@ -21,7 +21,7 @@ def bring(
 ) -> dict[str, Any]:
     """Runs winfleet_host's operation, which packs something, and brings it to `archive`; what the operation answered.
 
-    `action` is the Ansible action that asks. A slow connection's host hands it over by HTTP (outputs.hand_over) at
+    `action` is the Ansible action that asks. A slow connection's host hands it over by HTTP (serving.hand_over) at
     `given["address"]`.
     """
 

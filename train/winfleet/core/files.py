@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import sys
 import tempfile
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 REPLACE_SECONDS = 5.0
 
@@ -43,6 +45,38 @@ def write_atomic(path: Path, text: str) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def as_object(text: str | bytes) -> dict[str, Any]:
+    """A JSON object that somebody else wrote, {} where it is none."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The same of a file; {} also where it cannot be read."""
+    try:
+        return as_object(path.read_bytes())
+    except OSError:
+        return {}
+
+
+def end_of(path: Path, most: int) -> str:
+    """The last bytes of a log as text, "" where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - most))
+            return file.read(most).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def nearest_folder(path: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next((folder for folder in (path, *path.parents) if folder.is_dir()), path)
 
 
 def temporary_variables(home: Path) -> dict[str, str]:

@@ -10,22 +10,21 @@ import contextlib
 import dataclasses
 import http.client
 import json
-import unicodedata
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Final
 
 from winfleet.core.causes import LAUNCHER, advise, advise_on_rank, name_exit_code
 from winfleet.core.plan import STATUS_PORT
+from winfleet.core.reading import Paragraph, Reader, plain
+from winfleet.core.serving import ask
 
 STATES: Final = ("starting", "running", "finished", "failed", "stopped", "lost")
 ENDED: Final = ("finished", "failed", "stopped", "lost")
 SILENT_SECONDS: Final = 15.0  # a launcher writes every second; after this without a word it is lost
 MAX_BYTES: Final = 1_000_000
-MAX_TEXT: Final = 2_000
+READER: Final = Reader()
 MAX_LINES: Final = 40
 # A rank that ends because another one did says one of these; it is never the first failure while others say more.
 ECHOES: Final = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "DistNetworkError", "SIGTERM")
@@ -42,12 +41,6 @@ def stop_step(path: Path) -> int | None:
     with contextlib.suppress(OSError, ValueError):
         return int(path.read_text("utf-8"))
     return None
-
-
-def plain(value: object, limit: int = MAX_TEXT) -> str:
-    """The text without control characters (a tab becomes a space), cut to `limit`."""
-    text = str(value)[:limit].replace("\t", "    ")
-    return "".join(char for char in text if unicodedata.category(char)[0] != "C" or char == "\n")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,10 +85,10 @@ class Cause:
     """Why a rank, or a whole host, failed."""
 
     host: str
-    text: str  # the exception, or a sentence
+    text: Paragraph  # the exception, or a sentence
     rank: int | None = None
     exit_code: int | None = None
-    lines: tuple[str, ...] = ()  # the last ones of the rank's log
+    lines: Annotated[tuple[Annotated[str, 500], ...], -MAX_LINES] = ()  # the last ones of the rank's log
     time: float = 0.0  # unix seconds, by the host's own clock
 
     @property
@@ -133,9 +126,11 @@ class Status:
     time: float = 0.0
     started: float = 0.0
     launcher_pid: int | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)
-    ports: tuple[int, ...] = ()  # of 29500-29504, those that this host listens on
-    connections: Mapping[str, int] = field(default_factory=dict)  # address: connections with it over port 29500
+    versions: Mapping[Annotated[str, 40], Annotated[str, 100]] = field(default_factory=dict)
+    ports: tuple[Annotated[int, (1, 65536)], ...] = ()  # of 29500-29504, those that this host listens on
+    connections: Mapping[Annotated[str, 60], Annotated[int, (0, 2**31)]] = field(
+        default_factory=dict
+    )  # address: connections with it over port 29500
     ranks: tuple[Rank, ...] = ()
     cause: Cause | None = None
     events: tuple[Event, ...] = ()
@@ -149,48 +144,12 @@ class StatusError(ValueError):
     """A status that cannot be read."""
 
 
-def known_fields(cls: type, values: object) -> dict[str, Any]:
-    """Those members of a JSON object that the dataclass has, if their types are right. Wrong ones are left out."""
-    if not isinstance(values, dict):
-        raise StatusError(f"expected an object, got {type(values).__name__}")
-    kept: dict[str, Any] = {}
-    for spec in dataclasses.fields(cls):
-        value, kind = values.get(spec.name), str(spec.type)
-        if kind.startswith("str") and isinstance(value, str):
-            text = plain(value)  # an exception may have lines, anything else with some would forge lines of ours
-            kept[spec.name] = text if cls is Cause else " ".join(text.split("\n"))
-        elif kind.startswith("bool") and isinstance(value, bool):
-            kept[spec.name] = value
-        elif isinstance(value, bool):
-            continue
-        elif kind.startswith("int") and isinstance(value, int) and abs(value) < 2**63:
-            kept[spec.name] = value
-        elif kind.startswith("float") and isinstance(value, int | float) and abs(value) < 1e300:
-            kept[spec.name] = float(value)
-    return kept
-
-
-def _objects(values: Mapping[str, Any], name: str, limit: int = 1024) -> list[Any]:
-    found = values.get(name)
-    return [value for value in found[:limit] if isinstance(value, dict)] if isinstance(found, list) else []
-
-
 def parse(text: str | bytes) -> Status:
     """Reads status.json. Raises StatusError where it is too big, no JSON, or lacks what every status has."""
     if len(text) > MAX_BYTES:
         raise StatusError(f"a status of {len(text)} bytes")
     try:
-        values = json.loads(text)
-        kept = known_fields(Status, values)
-        ranks = tuple(Rank(**known_fields(Rank, rank)) for rank in _objects(values, "ranks"))
-        events = tuple(Event(**known_fields(Event, event)) for event in _objects(values, "events"))
-        versions = values.get("versions")
-        named = versions.items() if isinstance(versions, dict) else ()
-        kept["versions"] = {plain(name, 40): plain(value, 100) for name, value in list(named)[:40]}
-        kept["ports"] = _ports(values.get("ports"))
-        kept["connections"] = _counts(values.get("connections"))
-        cause = _cause(values["cause"]) if isinstance(values.get("cause"), dict) else None
-        status = Status(**{**kept, "ranks": ranks, "events": events, "cause": cause})
+        status = READER.read(Status, json.loads(text))
     except (ValueError, TypeError, RecursionError) as error:
         raise StatusError(f"a status that cannot be read: {plain(error, 200)}") from None
     if status.state not in STATES:
@@ -198,39 +157,27 @@ def parse(text: str | bytes) -> Status:
     return status
 
 
-def _ports(values: object) -> tuple[int, ...]:
-    found = values[:16] if isinstance(values, list) else []
-    return tuple(port for port in found if type(port) is int and 0 < port < 65536)
-
-
-def _counts(values: object) -> dict[str, int]:
-    found = list(values.items())[:1024] if isinstance(values, dict) else []
-    return {plain(name, 60): count for name, count in found if type(count) is int and 0 <= count < 2**31}
-
-
-def _cause(values: Mapping[str, Any]) -> Cause:
-    lines = values.get("lines")
-    kept = [plain(line, 500) for line in lines[-MAX_LINES:]] if isinstance(lines, list) else []
-    return Cause(**{**known_fields(Cause, values), "lines": tuple(kept)})
+def read_file(path: Path) -> Status | None:
+    """A status.json that came from elsewhere; None where it is missing, too big or none. Raises OSError where it may not be read."""
+    if not path.is_file() or path.stat().st_size > MAX_BYTES:
+        return None
+    try:
+        return parse(path.read_bytes())
+    except StatusError:
+        return None
 
 
 def fetch(address: str, port: int = STATUS_PORT, timeout: float = 2.0) -> Status:
     """Asks a launcher (seconds). Raises OSError where none answers, StatusError where what answers is no status."""
-    request = urllib.request.Request(f"http://{address}:{port}/status.json")
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({})
-    )  # never through a proxy: it is our own network
     try:
-        with opener.open(request, timeout=timeout) as answer:
-            return parse(answer.read(MAX_BYTES + 1))
-    except urllib.error.HTTPError as error:
-        raise StatusError(f"{address}:{port} answered {error.code}: no winfleet launcher") from None
-    except urllib.error.URLError as error:
-        raise OSError(str(error.reason)) from None
-    except (ValueError, OSError, http.client.HTTPException) as error:
-        if isinstance(error, OSError | StatusError):
+        code, body = ask(address, port, "/status.json", timeout, MAX_BYTES)
+    except http.client.HTTPException as error:
+        if isinstance(error, OSError):  # it went away
             raise
         raise StatusError(f"{address}:{port}: {plain(error, 200)}") from None
+    if code != 200:
+        raise StatusError(f"{address}:{port} answered {code}: no winfleet launcher")
+    return parse(body)
 
 
 def overall_state(statuses: Sequence[Status]) -> str:
@@ -277,6 +224,11 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(min(max(0.0, seconds), 1e9)), 60)  # a status may say anything
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def count(number: int, noun: str, form: str = "") -> str:
+    """1 process, 2 processes, 8 GPUs."""
+    return f"{number:{form}} {noun}" if number == 1 else f"{number:{form}} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def name_ranks(ranks: Sequence[int]) -> str:

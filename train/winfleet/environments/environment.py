@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..core.causes import advise, explain
 from ..core.errors import HostError
-from ..core.files import temporary_variables
+from ..core.files import end_of, read_object, temporary_variables
 from ..transfer.folders import SHORT
 
 MARK = "winfleet.json"  # of an environment: its lock's digest, written once it is whole
@@ -92,10 +92,7 @@ def is_cpu_build(version: str, *, windows: bool) -> bool:
 
 def lock_of(folder: Path) -> str:
     """Digest of the lock that an environment was made from; "" where it is not whole."""
-    try:
-        return str(json.loads((folder / MARK).read_text("utf-8"))["digest"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return ""
+    return str(read_object(folder / MARK).get("digest", ""))
 
 
 def is_whole(folder: Path, given: Mapping[str, Any]) -> bool:
@@ -160,10 +157,10 @@ def make(home: Path, given: Mapping[str, Any], folder: Path, say: Callable[[str]
     requirements = folder.parent / f"{folder.name}.requirements.txt"
     requirements.write_text(given["requirements"], encoding="utf-8")
     minutes = float(given.get("limit_minutes") or LIMIT_MINUTES)
-    deadline, log = time.monotonic() + 60 * minutes, log_of(folder)
+    deadline = time.monotonic() + 60 * minutes
     for step in steps(given, folder, requirements):
         say(step.title)
-        run(step, environment, log, deadline, minutes)
+        run(step, environment, folder, deadline, minutes)
     for old in sorted(folder.parent.glob(f"*/{MARK}"), key=lambda path: path.stat().st_mtime)[: -KEEP + 1]:
         shutil.rmtree(old.parent)
     (folder / MARK).write_text(json.dumps({"digest": given["digest"]}), encoding="utf-8")
@@ -174,18 +171,15 @@ def log_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.log")
 
 
-def last_words(log: Path) -> str:
-    """The end of what a program printed; "" where there is nothing."""
-    try:
-        return log.read_bytes()[-SAID:].decode("utf-8", "replace").strip()
-    except OSError:
-        return ""
+def last_words(folder: Path) -> str:
+    """The end of what they printed; "" where there is nothing."""
+    return end_of(log_of(folder), SAID).strip()
 
 
-def run(step: Step, environment: Mapping[str, str], log: Path, deadline: float, minutes: float) -> None:
+def run(step: Step, environment: Mapping[str, str], folder: Path, deadline: float, minutes: float) -> None:
     """Runs a step's command until it has ended, or until `deadline` (monotonic). Raises HostError with its last words."""
     named = f"`{' '.join(step.command[:3])}`"
-    with log.open("wb") as file:
+    with log_of(folder).open("wb") as file:
         process = subprocess.Popen(
             step.command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=file, stderr=file
         )
@@ -195,11 +189,11 @@ def run(step: Step, environment: Mapping[str, str], log: Path, deadline: float, 
             process.kill()
             process.wait()
             raise HostError(
-                f"{named} was not done after {minutes:.12g} minutes:\n{last_words(log)}\n"
+                f"{named} was not done after {minutes:.12g} minutes:\n{last_words(folder)}\n"
                 "hint: run again, what was downloaded is kept; or set uv_env_limit_minutes for a slow line"
             ) from None
     if code:
-        said = last_words(log)
+        said = last_words(folder)
         quoted = textwrap.indent(said, "  | ")  # uv says "error: " too
         raise HostError(f"{named} failed with {code}:\n{quoted}{advise_on_packages(said, step.hint)}")
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 import threading
 import time
@@ -22,10 +21,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from winfleet.core.errors import HostError
-from winfleet.core.files import held, send_output_to, write_atomic
+from winfleet.core.files import held, read_object, send_output_to, write_atomic
 from winfleet.core.plan import STATUS_PORT
 from winfleet.core.serving import Handler, Server, serving
-from winfleet.environments.environment import last_words, log_of, make
+from winfleet.environments.environment import last_words, make
+from winfleet.machine.windows import end_children_with_me
 from winfleet.transfer.folders import SHORT
 
 PATH: Final = "/environment.json"
@@ -60,16 +60,13 @@ def begin(home: Path, given: Mapping[str, Any], start: Callable[[Path], None]) -
 def explain(home: Path, given: Mapping[str, Any]) -> str:
     """Why the environment is not there, with a hint."""
     folder = folder_of(home, given)
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return str(json.loads(_file(folder, "result").read_text("utf-8"))["cause"])
+    if cause := read_object(_file(folder, "result")).get("cause"):
+        return str(cause)
     if folder.name in being_made(home):
         return (
             "its environment is still being made\nhint: run again: it goes on meanwhile, and is followed or found then"
         )
-    return (
-        f"making {folder} ended without a word:\n{last_words(log_of(folder))}\n"
-        "hint: run again; what was downloaded is kept"
-    )
+    return f"making {folder} ended without a word:\n{last_words(folder)}\nhint: run again; what was downloaded is kept"
 
 
 def being_made(home: Path) -> list[str]:
@@ -100,7 +97,7 @@ class Teller:
 
     def to_json(self) -> str:
         """How far it is; the last line is uv's own."""
-        lines = last_words(log_of(self.folder)).splitlines()
+        lines = last_words(self.folder).splitlines()
         return json.dumps(
             {
                 "environment": self.folder.name, "state": self.state, "step": self.title,
@@ -164,10 +161,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=STATUS_PORT, help="where it tells how far it is")
     found = parser.parse_args()
     send_output_to(found.job.with_suffix(".out"))
-    if os.name == "nt":
-        from winfleet.machine.windows import end_children_with_me
-
-        end_children_with_me()  # uv, too
+    end_children_with_me()  # uv, too
     return run_job(found.job, found.port)
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
+from winfleet.core import serving
+from winfleet.core.files import as_object
 from winfleet.core.plan import STATUS_PORT
-from winfleet.core.status import plain
+from winfleet.core.reading import Reader
 from winfleet.environments.making import PATH, SEEN
-from winfleet.transfer.receiver import as_object
 
 LOOK_SECONDS: Final = 1.0
 MAX_BYTES: Final = 20_000
@@ -25,9 +25,9 @@ class Making:
     """What a host says of its environment; as it came from another machine, texts are cut."""
 
     state: str = ""  # making, made, failed; "": it has not been heard yet
-    step: str = ""
+    step: Annotated[str, 40] = ""
     seconds: float = 0.0
-    line: str = ""
+    line: Annotated[str, 60] = ""
 
     @property
     def ended(self) -> bool:
@@ -40,28 +40,20 @@ class Making:
         return f"{self.step} {self.seconds:.0f} s" + (f" ({self.line})" if self.line else "")
 
 
-def parse(text: str) -> Making:
+def parse(text: str | bytes) -> Making:
     """Reads what a host said; what is wrong in it is left out."""
-    values = as_object(text)
-    seconds = values.get("seconds")
-    return Making(
-        state=plain(values["state"], 10) if values.get("state") in ("making", "made", "failed") else "",
-        step=plain(values.get("step", ""), 40).replace("\n", " "), line=plain(values.get("line", ""), 60).replace("\n", " "),
-        seconds=float(seconds) if isinstance(seconds, int | float) else 0.0,
-    )  # fmt: skip
+    said = Reader().read(Making, as_object(text))
+    return said if said.state == "making" or said.ended else Making()
 
 
 def ask(address: str, port: int = STATUS_PORT, timeout: float = 5.0) -> Making | None:
     """What the host says at this moment (seconds); None where nobody answers. Once it has ended, it may stop telling so."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # our own network
-    url, said = f"http://{address}:{port}{PATH}", None
-    try:
-        with opener.open(url, timeout=timeout) as answer:
-            said = parse(answer.read(MAX_BYTES).decode("utf-8", "replace"))
-        if said.ended:
-            opener.open(url + SEEN, timeout=timeout).close()
-    except (OSError, http.client.HTTPException):
-        pass
+    said = None
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        code, body = serving.ask(address, port, PATH, timeout, MAX_BYTES)
+        said = parse(body) if code == 200 else None
+        if said is not None and said.ended:
+            serving.ask(address, port, PATH + SEEN, timeout, MAX_BYTES)
     return said
 
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hmac
-import io
 import json
 import os
-import shutil
 import tarfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..core.files import new_temporary
-from ..core.serving import Handler, Server, serving
 from ..runs.state import read_status, state_of
-from ..transfer.folders import SHORT
+from ..transfer.folders import SHORT, add
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -34,24 +29,15 @@ def outputs(work: Path, code: Path, data: Path) -> list[Path]:
 
     On Windows work/data is a junction or hard links, which files_below() goes into.
     """
-    found = [
-        path
-        for path in files_below(work)
-        if not (code / path.relative_to(work)).exists()
-        and not (path.is_relative_to(work / "data") and (data / path.relative_to(work / "data")).exists())
-    ]
+    found = []
+    for path in files_below(work):
+        name = path.relative_to(work)
+        sent = [code / name, *([data.joinpath(*name.parts[1:])] if name.parts[0] == "data" else [])]
+        if not any(place.exists() for place in sent):
+            found.append(path)
     saved = {path for path in work.rglob("checkpoints/*") if path.is_dir()}
     newest = max(saved, key=lambda path: path.stat().st_mtime, default=None)
     return [path for path in found if not any(old in path.parents for old in saved if old != newest)]
-
-
-def add_status(tar: tarfile.TarFile, folder: Path) -> None:
-    """Adds status.json, which says "lost" where it still says "running" and its launcher is gone."""
-    if status := read_status(folder):
-        text = json.dumps({**status, "state": state_of(folder)}).encode()
-        member = tarfile.TarInfo("status.json")
-        member.size = len(text)
-        tar.addfile(member, io.BytesIO(text))
 
 
 def pack(home: Path, run: str, *, code: str, data: str, all_outputs: bool, limit_mb: int) -> dict[str, Any]:
@@ -68,7 +54,8 @@ def pack(home: Path, run: str, *, code: str, data: str, all_outputs: bool, limit
     with tarfile.open(archive, mode="w:gz", compresslevel=1) as tar:
         for path in logs:
             tar.add(path, arcname=path.name)
-        add_status(tar, folder)
+        if status := read_status(folder):  # which says "running" where its launcher is gone
+            add(tar, "status.json", json.dumps({**status, "state": state_of(folder)}).encode())
         for path in kept if size <= limit_mb else []:
             tar.add(path, arcname=str(PurePosixPath("work", path.relative_to(work).as_posix())))
     left = str(work) if size > limit_mb else ""
@@ -79,26 +66,3 @@ def pack(home: Path, run: str, *, code: str, data: str, all_outputs: bool, limit
         "outputs_mb": round(size, 1),
         "left": left,
     }
-
-
-def hand_over(archive: Path, address: str, port: int, token: str, seconds: float) -> bool:
-    """Listens on the address until the archive was fetched once, `GET /<token>`; whether it was, within `seconds`.
-
-    For hosts whose connection is slow for files: WinRM reads half a megabyte a PowerShell start.
-    """
-    fetched = threading.Event()
-
-    class Desk(Handler):
-        def do_GET(self) -> None:
-            if not hmac.compare_digest(self.path.encode(), f"/{token}".encode()):
-                self.answer(404, "nothing of that name is here")
-                return
-            self.send_response(200)
-            self.send_header("Content-Length", str(archive.stat().st_size))
-            self.end_headers()
-            with archive.open("rb") as file:
-                shutil.copyfileobj(file, self.wfile)
-            fetched.set()
-
-    with serving(Server(address, port, Desk)):
-        return fetched.wait(seconds)

@@ -16,9 +16,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..core import serving
 from ..core.causes import advise
 from ..core.errors import HostError
 from ..environments import environment
+from ..machine import detached
+from ..machine.ports import wait_for_port
 from ..runs import control
 from ..runs.state import GOING_ON, going_on, state_of
 from ..support import gather
@@ -59,7 +62,8 @@ def swarm(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
     if check:
         return {"changed": True, "torrent": True}
     from winfleet.core.plan import SWARM_PORT
-    from winfleet.transfer.swarm import Folder, Job, available
+    from winfleet.transfer.job import Folder, Job
+    from winfleet.transfer.swarm import available
 
     here, by_torrent = home / "swarm", available()
     here.mkdir(parents=True, exist_ok=True)
@@ -123,23 +127,15 @@ def make_environment(home: Path, given: Mapping[str, Any], check: bool) -> dict[
 def wait_for_the_teller(address: str) -> None:
     """Until who made the environment has left the launcher's status port: it stays where nobody has seen its end."""
     from winfleet.core.plan import STATUS_PORT
-    from winfleet.transfer.receiver import ReceiverError, wait_for_port
 
-    with contextlib.suppress(ReceiverError):  # the launcher names who has it
+    with contextlib.suppress(HostError):  # the launcher names who has it
         wait_for_port(address, STATUS_PORT)
 
 
 def start(name: str, module: str, job: Path, given: Mapping[str, Any]) -> None:
-    """Starts a module of ours with its job's file as a scheduled task (Windows). Raises HostError."""
-    from winfleet.core.plan import PlanError
-    from winfleet.machine.windows import start_task
-
+    """Starts a module of ours with its job's file, detached. Raises HostError."""
     password = str(given.get("secrets", {}).get("task_password", ""))
-    package = Path(__file__).resolve().parents[2]
-    try:
-        start_task(name, ["-m", module, "--job", str(job)], package, given["logon"], password)
-    except PlanError as error:
-        raise HostError(str(error)) from None
+    detached.start(name, module, ["--job", str(job)], job.with_suffix(".log"), logon=given["logon"], password=password)
 
 
 def write_files(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
@@ -202,7 +198,7 @@ def hand_over(packed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         return
     archive = Path(packed["archive"])
     try:
-        fetched = outputs.hand_over(archive, given["address"], int(given["port"]), given["token"], FETCH_SECONDS)
+        fetched = serving.hand_over(archive, given["address"], int(given["port"]), f"/{given['token']}", FETCH_SECONDS)
     except OSError as error:
         raise HostError(
             f"port {given['port']} at {given['address']} cannot be had: {error}{advise(str(error))}"

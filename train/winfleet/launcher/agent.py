@@ -21,9 +21,10 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousError
 
-from winfleet.core.files import write_atomic
+from winfleet.core.files import end_of, write_atomic
 from winfleet.core.plan import Host, Plan
-from winfleet.core.status import MAX_LINES, STOP_AT, STOPPING, Cause, plain
+from winfleet.core.reading import plain
+from winfleet.core.status import MAX_LINES, STOP_AT, STOPPING, Cause
 from winfleet.launcher.board import Board
 from winfleet.launcher.halving import Halving
 from winfleet.launcher.joining import Joining
@@ -261,12 +262,6 @@ def as_cause(rank: int, failure: ProcessFailure, host: Host, folder: Path) -> Ca
     )
 
 
-def last_lines(path: Path, lines: int = MAX_LINES // 2) -> tuple[str, ...]:
+def last_lines(path: Path) -> tuple[str, ...]:
     """The last lines of a log, () where there is none."""
-    try:
-        with path.open("rb") as log:
-            log.seek(max(0, path.stat().st_size - 16_384))
-            text = log.read().decode("utf-8", "replace")
-    except OSError:
-        return ()
-    return tuple(plain(line, 500) for line in text.splitlines()[-lines:])
+    return tuple(plain(line, 500) for line in end_of(path, 16_384).splitlines()[-MAX_LINES // 2 :])

@@ -12,12 +12,12 @@ import platform
 import threading
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from winfleet.core.files import write_atomic
+from winfleet.core.files import read_object, write_atomic
 from winfleet.core.plan import Host, Plan
 from winfleet.core.serving import Handler, Server, serving
-from winfleet.core.status import ENDED, Cause, Event, Rank, Status, known_fields, progress_line
+from winfleet.core.status import ENDED, READER, Cause, Event, Rank, Status, count, progress_line
 from winfleet.launcher.joining import BEFORE
 from winfleet.launcher.stuck import Lookout
 from winfleet.machine.hardware import Gpu, Gpus, Network, ProcessUse
@@ -125,20 +125,16 @@ class Board:
         return tuple(self._read_rank(rank, gpus) for rank in self.status.ranks)
 
     def _read_rank(self, rank: Rank, gpus: list[Gpu]) -> Rank:
-        values: dict[str, Any] = {}
-        with contextlib.suppress(OSError, json.JSONDecodeError):
-            values = json.loads((self.folder / f"rank{rank.rank}.json").read_text("utf-8"))
+        values = read_object(self.folder / f"rank{rank.rank}.json")
         if values.get("generation") != self.status.generation:
             return dataclasses.replace(rank, state="starting")
-        said = dataclasses.replace(rank, **known_fields(Rank, values))
+        said = dataclasses.replace(rank, **READER.members(Rank, values))
         if said.pid is None or said.exit_code is not None:
             return said
         cpu, memory = self._use.look(said.pid)
         gpu = gpus[rank.local_rank] if rank.local_rank < len(gpus) else Gpu()
-        return dataclasses.replace(
-            said, cpu_percent=cpu, memory_mib=memory, gpu_percent=gpu.percent, gpu_memory_mib=gpu.memory_mib,
-            gpu_memory_total_mib=gpu.memory_total_mib, gpu_celsius=gpu.celsius, gpu_mhz=gpu.mhz, gpu_max_mhz=gpu.max_mhz,
-        )  # fmt: skip
+        use = {f"gpu_{name}": value for name, value in dataclasses.asdict(gpu).items()}
+        return dataclasses.replace(said, cpu_percent=cpu, memory_mib=memory, **use)
 
     def _say_milestones(self) -> None:
         """The guide's log lines, each once a generation, each when it is true."""
@@ -205,11 +201,6 @@ class Board:
             if not self.console and (not self.asked_at or now - self.asked_at < LINGER_SECONDS):
                 self.told.wait(max(0.0, wait))
             self._served.close()
-
-
-def count(number: int, noun: str) -> str:
-    """1 process, 2 processes, 8 GPUs."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def versions() -> dict[str, str]:

@@ -16,7 +16,8 @@ from typing import Final
 
 from winfleet.core.files import write_atomic
 from winfleet.core.plan import Host
-from winfleet.launcher.board import Board, count
+from winfleet.core.status import count
+from winfleet.launcher.board import Board
 from winfleet.launcher.proposals import proposal, proposal_name, write_proposal
 from winfleet.launcher.rendezvous import PlanRendezvous
 from winfleet.rank.batch_settings import change, files_of, find_both

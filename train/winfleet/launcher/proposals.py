@@ -15,7 +15,7 @@ import yaml
 
 from winfleet.core.files import write_atomic
 from winfleet.core.plan import Plan
-from winfleet.core.status import plain
+from winfleet.core.reading import plain
 from winfleet.rank.oom import Change, read_change
 from winfleet.transfer.folders import PROPOSAL
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +14,20 @@ import psutil
 import pynvml
 
 from winfleet.core.plan import PROBE_PORT, RANKS_PORT
+from winfleet.machine.nvidia_smi import query
+from winfleet.machine.ports import EVERYWHERE
 
 MIB: Final = 2**20
 SMI_SECONDS: Final = 5.0
 NETWORK_SECONDS: Final = 10.0
-EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)
-SMI_QUERY: Final = "utilization.gpu,memory.used,memory.total,temperature.gpu,clocks.sm,clocks.max.sm"
+SMI_FIELDS: Final = (
+    "utilization.gpu",
+    "memory.used",
+    "memory.total",
+    "temperature.gpu",
+    "clocks.sm",
+    "clocks.max.sm",
+)  # as in Gpu
 
 
 @contextlib.contextmanager
@@ -58,7 +64,7 @@ def _handle(index: int) -> object:
     return pynvml.nvmlDeviceGetHandleByIndex(index)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Gpu:
     """How busy a GPU is now; None where its driver does not tell. Percent, MiB, degrees Celsius, MHz."""
 
@@ -99,16 +105,6 @@ def _look_by_nvml() -> list[Gpu]:
     return found
 
 
-def read_smi(text: str) -> list[Gpu]:
-    """The GPUs in what nvidia-smi prints for SMI_QUERY, one a line; `[N/A]` and the like are unknown values."""
-    rows = [[_number(word) for word in line.split(",")] for line in text.splitlines() if line.strip()]
-    return [
-        Gpu(percent=row[0], memory_mib=row[1], memory_total_mib=row[2], celsius=row[3], mhz=row[4], max_mhz=row[5])
-        for row in rows
-        if len(row) == len(SMI_QUERY.split(","))
-    ]
-
-
 def _number(word: str) -> float | None:
     with contextlib.suppress(ValueError):
         return float(word)
@@ -116,12 +112,8 @@ def _number(word: str) -> float | None:
 
 
 def _look_by_smi() -> list[Gpu]:
-    command = ["nvidia-smi", f"--query-gpu={SMI_QUERY}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SMI_SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    gpus = read_smi(done.stdout)
+    """`[N/A]` and the like are unknown values."""
+    gpus = [Gpu(*map(_number, row)) for row in query("gpu", SMI_FIELDS, SMI_SECONDS)]
     return [gpus[index] for index in visible_gpus(len(gpus))]
 
 
@@ -161,22 +153,6 @@ class ProcessUse:
             return process.cpu_percent(), process.memory_info().rss / MIB
         except psutil.Error:
             return None, None
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def owner_of_port(address: str, port: int) -> str:
-    """Who listens there: "name (pid N)", or "an unknown process" where the system does not tell."""
-    with contextlib.suppress(psutil.Error):
-        for connection in psutil.net_connections("tcp"):
-            if connection.status != psutil.CONN_LISTEN or not connection.pid or not connection.laddr:
-                continue
-            if connection.laddr.port == port and connection.laddr.ip in (address, *EVERYWHERE):
-                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
-    return "an unknown process"
 
 
 class Network:

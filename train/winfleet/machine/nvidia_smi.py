@@ -1,15 +1,31 @@
-"""The NVIDIA GPUs of a Linux host by nvidia-smi, for the preflight. Standard library alone, for Ansible's module."""
+"""NVIDIA's own program nvidia-smi: where it is, what it answers, and the GPUs that it lists. Standard library alone, for Ansible's module."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 FULL = ("name", "driver_version", "memory.total", "uuid", "memory.free", "compute_cap")
 PLAIN = FULL[:3]  # what drivers know that have no compute_cap yet (before 510)
 PROCESSES = ("gpu_uuid", "pid", "process_name", "used_gpu_memory")
-SECONDS = 20
+SECONDS = 20.0
+
+
+def find(environ: Mapping[str, str] = os.environ, *, windows: bool = os.name == "nt") -> str:
+    """The program, by PATH or where a driver puts it while a task's PATH may lack that folder; its bare name where it is not there."""
+    places = [environ.get("PATH", os.defpath)]
+    if windows:  # drivers before 2019 had a folder of their own
+        places += [
+            f"{environ.get('SystemRoot', '')}\\System32",
+            f"{environ.get('ProgramFiles', '')}\\NVIDIA Corporation\\NVSMI",
+        ]
+    else:
+        places += ["/usr/lib/wsl/lib"]
+    name = "nvidia-smi.exe" if windows else "nvidia-smi"
+    return shutil.which(name, path=os.pathsep.join(places)) or "nvidia-smi"
 
 
 def gpus() -> list[dict[str, Any]]:
@@ -31,11 +47,11 @@ def gpus() -> list[dict[str, Any]]:
     return found
 
 
-def query(what: str, fields: tuple[str, ...]) -> list[list[str]]:
+def query(what: str, fields: Sequence[str], seconds: float = SECONDS) -> list[list[str]]:
     """Rows of nvidia-smi's answer; [] where there is no driver, or where it does not know a field."""
-    command = ["nvidia-smi", f"--query-{what}={','.join(fields)}", "--format=csv,noheader,nounits"]
+    command = [find(), f"--query-{what}={','.join(fields)}", "--format=csv,noheader,nounits"]
     try:
-        said = subprocess.run(command, capture_output=True, check=True, timeout=SECONDS, text=True, errors="replace")
+        said = subprocess.run(command, capture_output=True, check=True, timeout=seconds, text=True, errors="replace")
     except (OSError, subprocess.SubprocessError):
         return []
     rows = [[cell.strip() for cell in line.split(", ")] for line in said.stdout.splitlines()]

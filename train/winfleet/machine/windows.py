@@ -1,16 +1,16 @@
-"""What Windows alone needs: ranks that end with their launcher, and a launcher that outlives who started it."""
+"""What Windows alone needs: ranks that end with their launcher, and a launcher that outlives who started it. Elsewhere nothing is done."""
 
 from __future__ import annotations
 
 import ctypes
 import json
+import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from winfleet.core.plan import PlanError
+from winfleet.core.errors import HostError
 
 KILL_ON_JOB_CLOSE, EXTENDED_LIMITS = 0x2000, 9  # winnt.h
 ES_CONTINUOUS, ES_SYSTEM_REQUIRED = 0x80000000, 0x1  # winnt.h
@@ -42,6 +42,8 @@ def end_children_with_me() -> None:
 
     This process joins a job object that only it holds: the system closes the handle at its end, and with it the job.
     """
+    if os.name != "nt":
+        return
     windll: Any = ctypes.__dict__["WinDLL"]  # mypy looks at Linux
     kernel32 = windll("kernel32", use_last_error=True)
     kernel32.CreateJobObjectW.restype = kernel32.GetCurrentProcess.restype = ctypes.c_void_p
@@ -60,18 +62,18 @@ def end_children_with_me() -> None:
 
 def keep_awake() -> None:
     """This PC does not go to sleep by itself while the calling thread lives; who closes its lid may still have it sleep."""
+    if os.name != "nt":
+        return
     windll: Any = ctypes.__dict__["WinDLL"]
     set_state = windll("kernel32").SetThreadExecutionState
     set_state.argtypes, set_state.restype = [ctypes.c_uint32], ctypes.c_uint32
     set_state(ES_CONTINUOUS | ES_SYSTEM_REQUIRED)  # it fails for flags that Windows does not know, and for nothing else
 
 
-def start_task(
-    name: str, arguments: Sequence[str], folder: Path, logon: str, password: str, python: str = sys.executable
-) -> None:
-    """Starts this Python, or another one, with the arguments as a scheduled task of this user in the folder winfleet; it outlives the session.
+def start_task(name: str, arguments: Sequence[str], folder: Path, logon: str, password: str, python: str) -> None:
+    """Starts a Python with the arguments as a scheduled task of this user in the folder winfleet; it outlives the session.
 
-    `logon` is s4u (no stored password), interactive (while the user is signed in) or password. Raises PlanError with what
+    `logon` is s4u (no stored password), interactive (while the user is signed in) or password. Raises HostError with what
     Windows said.
     """
     call = {
@@ -90,7 +92,7 @@ def start_task(
     done = subprocess.run(command, input=json.dumps(call).encode(), capture_output=True, check=False)
     if done.returncode:
         said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()
-        raise PlanError(
+        raise HostError(
             f"the scheduled task {name} was refused: {said}\n"
             "hint: set launch_logon to interactive (a user is signed in) or password"
         )

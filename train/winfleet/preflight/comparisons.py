@@ -160,10 +160,9 @@ def _amount(value: float | None, unit: str) -> str:
 
 
 def _power(host: Found) -> str:
-    sleep = {None: "", 0: "never sleeps"}.get(
-        host.sleep_seconds, f"sleeps after {(host.sleep_seconds or 0) / 60:.12g} min"
-    )
-    return ", ".join(part for part in (host.power_plan, sleep) if part)
+    seconds = host.power.sleep_seconds
+    sleep = "" if seconds is None else f"sleeps after {seconds / 60:.12g} min" if seconds else "never sleeps"
+    return ", ".join(filter(None, (host.power.name, sleep)))
 
 
 def _restart(host: Found) -> str:

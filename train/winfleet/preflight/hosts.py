@@ -1,4 +1,4 @@
-"""May this host train? One function a check, from what the host told and what the run wants. Pure.
+"""May this host train? One function a check, from what the host told and what the run wants, yields its problems. Pure.
 
 What a host could not tell is no problem of it: the rehearsal and the environment's own proof come later.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
+from winfleet.core.plan import PROBE_PORT, RANKS_PORT
 from winfleet.preflight.found import Adapter, BlockRule, Found, Gpu
 from winfleet.preflight.problems import Problem
 
@@ -17,7 +18,7 @@ PORT_MEANINGS: Final[Mapping[str, str]] = {
     "29500": "the ranks' store", "29501": "the launchers' rendezvous", "29502": "status", "29503": "swarm",
     "29504": "link probes",
 }  # fmt: skip
-OUR_PORTS: Final = (29500, 29504)
+OUR_PORTS: Final = (RANKS_PORT, PROBE_PORT)
 WINDOWS_DYNAMIC: Final = (49152, 65535)
 SET_UP: Final = "ansible-playbook worker_setup.yml -i INVENTORY"
 
@@ -46,41 +47,41 @@ LONGEST_MEMBER: Final = 207  # of an environment with torch 2.13.0 for Windows, 
 
 def check_host(name: str, found: Found, *, free_disk_gb: float, processes: int, torch_backend: str) -> list[Problem]:
     """All that is wrong with one host that answered."""
-    problems = [problem for check in CHECKS_OF_A_HOST for problem in check(name, found)]
-    problems += check_disk(name, found, free_disk_gb)
-    problems += check_processes(name, found, processes)
-    return problems + check_driver(name, found, torch_backend)
+    return [
+        *(problem for check in CHECKS_OF_A_HOST for problem in check(name, found)),
+        *check_disk(name, found, free_disk_gb),
+        *check_processes(name, found, processes),
+        *check_driver(name, found, torch_backend),
+    ]
 
 
-def check_address(name: str, found: Found) -> list[Problem]:
+def check_address(name: str, found: Found) -> Iterator[Problem]:
     """The address must be one of the host's own."""
     if not found.address:
         what, hint = "its fleet_address resolves to nothing", f"set fleet_address of {name} to an IPv4 address"
+        yield Problem(where=name, check="address", what=what, hint=hint)
     elif found.address_error:
         what = f"{found.address} is not one of its own addresses ({found.address_error})"
         hint = f"set fleet_address of {name} to {_better(found) or 'the address of its network adapter'}"
-    else:
-        return []
-    return [Problem(where=name, check="address", what=what, hint=hint)]
+        yield Problem(where=name, check="address", what=what, hint=hint)
 
 
-def check_adapter(name: str, found: Found) -> list[Problem]:
+def check_adapter(name: str, found: Found) -> Iterator[Problem]:
     """The address must be that of a cable; Wi-Fi and slow cables are said."""
     adapter = found.adapter
     if adapter is None or adapter.kind == "loopback":
-        return []
+        return
     hint = f"set fleet_address of {name} to {_better(found) or 'the address of a network cable'}"
     what = f"{found.address} is the address of {adapter.name}, a {adapter.kind} adapter"
     if adapter.kind in NOT_A_LAN:
-        return [Problem(where=name, check="adapter", what=what, hint=hint)]
-    if adapter.kind in DOUBTFUL:
+        yield Problem(where=name, check="adapter", what=what, hint=hint)
+    elif adapter.kind in DOUBTFUL:
         what = f"{what}: {DOUBTFUL[adapter.kind]}"
-        return [Problem(where=name, check="adapter", what=what, hint=hint, warning=True)]
-    if adapter.mbit is not None and adapter.mbit < SLOW_MBIT:
+        yield Problem(where=name, check="adapter", what=what, hint=hint, warning=True)
+    elif adapter.mbit is not None and adapter.mbit < SLOW_MBIT:
         what = f"{adapter.name} runs at {adapter.mbit} Mbit/s"
         hint = "use a cable of category 5e or better and a port of 1 Gbit/s or more"
-        return [Problem(where=name, check="adapter", what=what, hint=hint, warning=True)]
-    return []
+        yield Problem(where=name, check="adapter", what=what, hint=hint, warning=True)
 
 
 def _better(found: Found) -> str:
@@ -99,14 +100,14 @@ def _is_lan(adapter: Adapter, address: str) -> bool:
     return adapter.kind in ("cable", "Wi-Fi", "Hyper-V") and not meant.is_link_local and not meant.is_loopback
 
 
-def check_name(name: str, found: Found) -> list[Problem]:
+def check_name(name: str, found: Found) -> Iterator[Problem]:
     """Gloo by itself takes the address that the host's own name resolves to; winfleet's ranks are given theirs."""
     own = {address for adapter in found.adapters for address in adapter.addresses}
     if found.loopback or not found.resolves or found.address in found.resolves or not own.isdisjoint(_lan(found)):
-        return []
+        return
     what = f"its own name {found.name} resolves to {', '.join(found.resolves)}, not to {found.address}"
     hint = "ranks bind their address all the same; a script that makes gloo groups of its own needs the name in the hosts file"
-    return [Problem(where=name, check="name", what=what, hint=hint, warning=True)]
+    yield Problem(where=name, check="name", what=what, hint=hint, warning=True)
 
 
 def _lan(found: Found) -> set[str]:
@@ -115,83 +116,73 @@ def _lan(found: Found) -> set[str]:
     }
 
 
-def check_home(name: str, found: Found) -> list[Problem]:
+def check_home(name: str, found: Found) -> Iterator[Problem]:
     """fleet_home must be writable."""
-    if found.writable is not False:
-        return []
-    what, hint = f"fleet_home {found.home} cannot be written", f"set fleet_home of {name} to a folder of its user"
-    return [Problem(where=name, check="home", what=what, hint=hint)]
+    if found.writable is False:
+        what, hint = f"fleet_home {found.home} cannot be written", f"set fleet_home of {name} to a folder of its user"
+        yield Problem(where=name, check="home", what=what, hint=hint)
 
 
-def check_paths(name: str, found: Found) -> list[Problem]:
+def check_paths(name: str, found: Found) -> Iterator[Problem]:
     """Windows' limit of 260 characters, where LongPathsEnabled is off."""
-    longest = MAX_PATH - LONGEST_MEMBER - 1
-    if found.long_paths is not False or len(found.home) <= longest:
-        return []
-    what = (
-        f"fleet_home {found.home} has {len(found.home)} characters, and paths below it get longer than Windows allows"
-    )
-    hint = f"set fleet_home of {name} to one of {longest} at most, as C:\\winfleet, or switch LongPathsEnabled on"
-    return [Problem(where=name, check="paths", what=what, hint=hint)]
+    length, longest = len(found.home), MAX_PATH - LONGEST_MEMBER - 1
+    if found.long_paths is False and length > longest:
+        what = f"fleet_home {found.home} has {length} characters, and paths below it get longer than Windows allows"
+        hint = f"set fleet_home of {name} to one of {longest} at most, as C:\\winfleet, or switch LongPathsEnabled on"
+        yield Problem(where=name, check="paths", what=what, hint=hint)
 
 
-def check_disk(name: str, found: Found, free_disk_gb: float) -> list[Problem]:
+def check_disk(name: str, found: Found, free_disk_gb: float) -> Iterator[Problem]:
     """Free space below fleet_home."""
-    if found.disk_free_gb is None or found.disk_free_gb >= free_disk_gb:
-        return []
-    what = f"{found.disk_free_gb:.12g} GB free below {found.home}, {free_disk_gb:.12g} GB wanted"
-    hint = "make room there, set fleet_home to another disk, or lower fleet_free_disk_gb"
-    return [Problem(where=name, check="disk", what=what, hint=hint)]
+    if found.disk_free_gb is not None and found.disk_free_gb < free_disk_gb:
+        what = f"{found.disk_free_gb:.12g} GB free below {found.home}, {free_disk_gb:.12g} GB wanted"
+        hint = "make room there, set fleet_home to another disk, or lower fleet_free_disk_gb"
+        yield Problem(where=name, check="disk", what=what, hint=hint)
 
 
-def check_memory(name: str, found: Found) -> list[Problem]:
+def check_memory(name: str, found: Found) -> Iterator[Problem]:
     """Free memory for torch itself."""
-    if found.memory_free_gib is None or found.memory_free_gib >= FREE_MEMORY_GIB:
-        return []
-    total = f" of {found.memory_gib:.12g}" if found.memory_gib is not None else ""
-    what = f"{found.memory_free_gib:.12g}{total} GiB of memory are free"
-    return [Problem(where=name, check="memory", what=what, hint="end programs there that are not needed", warning=True)]
+    if found.memory_free_gib is not None and found.memory_free_gib < FREE_MEMORY_GIB:
+        total = f" of {found.memory_gib:.12g}" if found.memory_gib is not None else ""
+        what, hint = (
+            f"{found.memory_free_gib:.12g}{total} GiB of memory are free",
+            "end programs there that are not needed",
+        )
+        yield Problem(where=name, check="memory", what=what, hint=hint, warning=True)
 
 
-def check_processes(name: str, found: Found, processes: int) -> list[Problem]:
+def check_processes(name: str, found: Found, processes: int) -> Iterator[Problem]:
     """No more ranks than GPUs, where there are GPUs."""
     gpus = len(found.gpus)
     if processes < 0:
         what, hint = f"fleet_processes is {processes}", "0 for one a GPU, or a number from 1 on"
-        return [Problem(where=name, check="settings", what=what, hint=hint)]
-    if gpus and processes > gpus:
+        yield Problem(where=name, check="settings", what=what, hint=hint)
+    elif gpus and processes > gpus:
         what, hint = f"fleet_processes is {processes}, but it has {gpus} GPUs", f"set it to {gpus} or less"
-        return [Problem(where=name, check="processes", what=what, hint=hint)]
-    return []
+        yield Problem(where=name, check="processes", what=what, hint=hint)
 
 
-def check_ports(name: str, found: Found) -> list[Problem]:
+def check_ports(name: str, found: Found) -> Iterator[Problem]:
     """Our ports must be free, unless a run of ours has them: that is said by its name."""
-    if found.going_on:
-        return []
-    problems = []
-    for port, owner in found.ports_taken.items():
+    for port, owner in found.ports_taken.items() if not found.going_on else ():
         kept = next(
             (each for each in found.excluded_ports if port.isdecimal() and each[0] <= int(port) <= each[1]), None
         )
-        what = f"port {port} ({PORT_MEANINGS.get(port, 'ours')}) on {found.address} is taken by {owner}"
+        meaning, who = PORT_MEANINGS.get(port, "ours"), owner or "another process"
+        what = f"port {port} ({meaning}) on {found.address} is taken by {who}"
         hint = "end that process, or wait for its end"
         if kept:
             what = f"port {port} is in a range that Windows keeps for others, {kept[0]}-{kept[1]} (excludedportrange)"
             hint = _default_range("Windows")
-        problems.append(Problem(where=name, check="ports", what=what, hint=hint))
-    return problems
+        yield Problem(where=name, check="ports", what=what, hint=hint)
 
 
-def check_dynamic_ports(name: str, found: Found) -> list[Problem]:
+def check_dynamic_ports(name: str, found: Found) -> Iterator[Problem]:
     """Ports that the system hands out by chance must not be ours."""
-    if found.dynamic_ports is None or found.loopback:
-        return []
-    first, last = found.dynamic_ports
-    if last < OUR_PORTS[0] or first > OUR_PORTS[1]:
-        return []
-    what = f"its range of dynamic ports, {first}-{last}, holds ours, so any program may be given one of {OUR_PORTS[0]}-{OUR_PORTS[1]}"
-    return [Problem(where=name, check="ports", what=what, hint=_default_range(found.os), warning=True)]
+    first, last = found.dynamic_ports or WINDOWS_DYNAMIC
+    if not found.loopback and first <= OUR_PORTS[1] and last >= OUR_PORTS[0]:
+        what = f"its range of dynamic ports, {first}-{last}, holds ours, so any program may be given one of {OUR_PORTS[0]}-{OUR_PORTS[1]}"
+        yield Problem(where=name, check="ports", what=what, hint=_default_range(found.os), warning=True)
 
 
 def _default_range(system: str) -> str:
@@ -200,11 +191,10 @@ def _default_range(system: str) -> str:
     return 'take Linux\' own range: sysctl -w net.ipv4.ip_local_port_range="32768 60999"'
 
 
-def check_clock(name: str, found: Found) -> list[Problem]:
+def check_clock(name: str, found: Found) -> Iterator[Problem]:
     """Certificates, logs and leases need clocks that agree about as well as people's do."""
-    if found.skew_seconds is None or abs(found.skew_seconds) - found.skew_error_seconds <= SKEW_SECONDS:
-        return []
-    return [say_skew(name, found.skew_seconds, "this machine's")]
+    if found.skew_seconds is not None and abs(found.skew_seconds) - found.skew_error_seconds > SKEW_SECONDS:
+        yield say_skew(name, found.skew_seconds, "this machine's")
 
 
 def say_skew(where: str, seconds: float, others: str) -> Problem:
@@ -215,56 +205,44 @@ def say_skew(where: str, seconds: float, others: str) -> Problem:
     return Problem(where=where, check="clock", what=what, hint=hint)
 
 
-def check_power(name: str, found: Found) -> list[Problem]:
+def check_power(name: str, found: Found) -> Iterator[Problem]:
     """A PC that sleeps ends the run."""
-    if not found.sleep_seconds:
-        return []
-    what = f"it goes to sleep after {found.sleep_seconds / 60:.12g} minutes on mains (power plan {found.power_plan or 'unknown'})"
-    return [Problem(where=name, check="power", what=what, hint=f"{SET_UP}, or set sleep to never there")]
+    if found.power.sleep_seconds:
+        minutes, plan = found.power.sleep_seconds / 60, found.power.name or "unknown"
+        what = f"it goes to sleep after {minutes:.12g} minutes on mains (power plan {plan})"
+        yield Problem(where=name, check="power", what=what, hint=f"{SET_UP}, or set sleep to never there")
 
 
-def check_reboot(name: str, found: Found) -> list[Problem]:
+def check_reboot(name: str, found: Found) -> Iterator[Problem]:
     """Windows restarts by itself once it waits for it; Linux only where it was told to."""
-    if not found.reboot:
-        return []
-    what = f"a restart is pending ({', '.join(found.reboot)})"
-    return [
-        Problem(
-            where=name, check="reboot", what=what, hint=f"restart {name}, then go on", warning=found.os != "Windows"
-        )
-    ]
+    if found.reboot:
+        what, hint = f"a restart is pending ({', '.join(found.reboot)})", f"restart {name}, then go on"
+        yield Problem(where=name, check="reboot", what=what, hint=hint, warning=found.os != "Windows")
 
 
-def check_security(name: str, found: Found) -> list[Problem]:
+def check_security(name: str, found: Found) -> Iterator[Problem]:
     """Smart App Control blocks unsigned programs and libraries, as Python's packages have them."""
-    if found.app_control != 1:
-        return []
-    what = "Smart App Control is on and blocks the unsigned libraries of Python's packages"
-    hint = "switch it off: Settings, Privacy & security, Windows Security, App & browser control"
-    return [Problem(where=name, check="security", what=what, hint=hint)]
+    if found.app_control == 1:
+        what = "Smart App Control is on and blocks the unsigned libraries of Python's packages"
+        hint = "switch it off: Settings, Privacy & security, Windows Security, App & browser control"
+        yield Problem(where=name, check="security", what=what, hint=hint)
 
 
-def check_firewall(name: str, found: Found) -> list[Problem]:
+def check_firewall(name: str, found: Found) -> Iterator[Problem]:
     """What beats the rules that worker_setup.yml makes: Block rules, and policies that ignore rules."""
-    dynamic = found.dynamic_ports or WINDOWS_DYNAMIC
-    problems = [
-        Problem(
-            where=name, check="firewall",
-            what=f'the rule "{rule.title}" blocks {_blocked(rule)} and beats every rule that allows',
-            hint=f"Disable-NetFirewallRule -Name '{rule.name}'",
-        )
-        for rule in found.blocks if _in_the_way(rule, (OUR_PORTS, dynamic))
-    ]  # fmt: skip
-    for profile in found.profiles:
+    for rule in found.firewall.blocks:
+        if _in_the_way(rule, (OUR_PORTS, found.dynamic_ports or WINDOWS_DYNAMIC)):
+            what = f'the rule "{rule.title}" blocks {_blocked(rule)} and beats every rule that allows'
+            yield Problem(where=name, check="firewall", what=what, hint=f"Disable-NetFirewallRule -Name '{rule.name}'")
+    for profile in found.firewall.profiles:
         if profile.inbound_rules is False:
             what = f"the firewall's {profile.name} profile lets nothing in, whatever rules say (AllowInboundRules is False)"
             hint = f"Set-NetFirewallProfile -Name {profile.name} -AllowInboundRules True, or ask who set the policy"
-            problems.append(Problem(where=name, check="firewall", what=what, hint=hint))
+            yield Problem(where=name, check="firewall", what=what, hint=hint)
         if profile.local_rules is False:
             what = f"a policy ignores local rules in the firewall's {profile.name} profile (AllowLocalPolicyMerge is false)"
             hint = "ask for the rules of the group winfleet in that policy"
-            problems.append(Problem(where=name, check="firewall", what=what, hint=hint))
-    return problems
+            yield Problem(where=name, check="firewall", what=what, hint=hint)
 
 
 def _is_python(program: str) -> bool:
@@ -290,50 +268,45 @@ def _in_the_way(rule: BlockRule, ranges: Sequence[tuple[int, int]]) -> bool:
     return rule.program in ("", "Any") and meets
 
 
-def check_gpu(name: str, found: Found) -> list[Problem]:
+def check_gpu(name: str, found: Found) -> Iterator[Problem]:
     """GPUs must be free: another program's memory is missing in the training."""
-    if found.going_on:
-        return []
-    problems = []
-    for index, gpu in enumerate(found.gpus):
+    for index, gpu in enumerate(found.gpus) if not found.going_on else ():
         where = f"GPU {index} ({gpu.name})"
         strangers = [each for each in gpu.processes if (each.mib or 0) >= STRANGER_MIB or "python" in each.name.lower()]
         free = gpu.free_mib / gpu.memory_mib if gpu.memory_mib and gpu.free_mib is not None else 1.0
         left = f", {gpu.free_mib} of {gpu.memory_mib} MiB are free" if free < 1 else ""
         if strangers:
             what = f"{where} is used by {', '.join(map(str, strangers))}{left}"
-            problems.append(Problem(where=name, check="gpu", what=what, hint="end that program, or wait for its end"))
+            yield Problem(where=name, check="gpu", what=what, hint="end that program, or wait for its end")
         elif free < FREE_GPU_SHARE:
             users = f", used by {', '.join(map(str, gpu.processes))}" if gpu.processes else ""
             what, hint = f"{where}: {gpu.free_mib} of {gpu.memory_mib} MiB are free{users}", "end what draws there"
-            problems.append(Problem(where=name, check="gpu", what=what, hint=hint, warning=True))
-    return problems
+            yield Problem(where=name, check="gpu", what=what, hint=hint, warning=True)
 
 
-def check_driver(name: str, found: Found, torch_backend: str) -> list[Problem]:
+def check_driver(name: str, found: Found, torch_backend: str) -> Iterator[Problem]:
     """The driver must be new enough for the build, and the build new enough for the GPU. See FIRST_DRIVER."""
-    problems = []
     for index, gpu in enumerate(found.gpus):
-        driver, cuda = driver_major(gpu), cuda_major(torch_backend)
+        driver, asked = driver_major(gpu), cuda_major(torch_backend)
         if driver is None:
             continue
-        where = f"GPU {index} ({gpu.name})"
-        needed = FIRST_DRIVER.get(cuda or OLDEST_CUDA, 0)
-        build = torch_backend if cuda else f"every CUDA build of the locked torch (CUDA {OLDEST_CUDA})"
+        where, needed, cuda = (
+            f"GPU {index} ({gpu.name})",
+            FIRST_DRIVER.get(asked or OLDEST_CUDA, 0),
+            asked or cuda_of(driver),
+        )
+        what = f"{where} has compute capability {gpu.capability}, for which builds with CUDA"
         if driver < needed:
+            build = torch_backend if asked else f"every CUDA build of the locked torch (CUDA {OLDEST_CUDA})"
             what, hint = f"{where}: driver {gpu.driver} is too old for {build}", f"install a driver from {needed} on"
-            problems.append(Problem(where=name, check="driver", what=what, hint=hint))
-        elif (cuda or cuda_of(driver)) >= 13 and gpu.capability and gpu.capability < CUDA_13_CAPABILITY:
-            major, minor = gpu.capability
-            what = f"{where} has compute capability {major}.{minor}, for which builds with CUDA 13 have no code"
+            yield Problem(where=name, check="driver", what=what, hint=hint)
+        elif cuda >= 13 and gpu.compute and gpu.compute < CUDA_13_CAPABILITY:
             hint = "take a build that has: -e uv_env_torch_backend=cu126, or leave the host out"
-            problems.append(Problem(where=name, check="driver", what=what, hint=hint))
-        elif (cuda or cuda_of(driver)) < 13 and gpu.capability and gpu.capability > CUDA_12_CAPABILITY:
-            major, minor = gpu.capability
-            what = f"{where} has compute capability {major}.{minor}, for which builds with CUDA 12 have no code from torch 2.12 on"
+            yield Problem(where=name, check="driver", what=f"{what} 13 have no code", hint=hint)
+        elif cuda < 13 and gpu.compute and gpu.compute > CUDA_12_CAPABILITY:
+            what = f"{what} 12 have no code from torch 2.12 on"
             hint = f"install a driver from {FIRST_DRIVER[13]} on, and leave uv_env_torch_backend at auto or cu130"
-            problems.append(Problem(where=name, check="driver", what=what, hint=hint, warning=True))
-    return problems
+            yield Problem(where=name, check="driver", what=what, hint=hint, warning=True)
 
 
 def driver_major(gpu: Gpu) -> int | None:
@@ -353,7 +326,7 @@ def cuda_of(driver: int) -> int:
     return max((cuda for cuda, first in FIRST_DRIVER.items() if driver >= first), default=0)
 
 
-CHECKS_OF_A_HOST: Final[Sequence[Callable[[str, Found], list[Problem]]]] = (
+CHECKS_OF_A_HOST: Final[Sequence[Callable[[str, Found], Iterator[Problem]]]] = (
     check_address, check_adapter, check_name, check_home, check_paths, check_memory, check_ports, check_dynamic_ports, check_clock,
     check_power, check_reboot, check_security, check_firewall, check_gpu,
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class Wanted:
 
 def find_problems(hosts: Mapping[str, Found], silent: Mapping[str, str], wanted: Wanted) -> list[Problem]:
     """All problems at once. `hosts` maps those that answered to what they told, `silent` the others to the reason."""
-    problems = check_names(wanted.warnings) + check_files(wanted) + check_windows_names(hosts, wanted)
+    problems = [*check_names(wanted.warnings), *check_files(wanted), *check_windows_names(hosts, wanted)]
     problems += [say_silent(name, why) for name, why in silent.items()]
     for name, found in hosts.items():
         problems += check_host(
@@ -51,6 +51,12 @@ def find_problems(hosts: Mapping[str, Found], silent: Mapping[str, str], wanted:
         what, _, hint = str(error).partition("\nhint: ")
         problems.append(Problem(where="inventory", check="address", what=what, hint=hint))
     return problems
+
+
+def wrong_setting(text: str, hint: str = "") -> Problem:
+    """What is wrong with a setting or a file of the controller; the text may bring a hint of its own."""
+    what, _, own = text.partition("\nhint: ")
+    return Problem(where="controller", check="settings", what=what, hint=own or hint)
 
 
 LATE = "it is there, but gave no answer within"
@@ -79,41 +85,33 @@ def runs_going_on(hosts: Mapping[str, Found]) -> dict[str, list[str]]:
     return found
 
 
-def check_files(wanted: Wanted) -> list[Problem]:
+def check_files(wanted: Wanted) -> Iterator[Problem]:
     """What lies on the controller: project, script, data, configuration, and the name of the run."""
-    problems: list[Problem] = []
-
-    def add(what: str, hint: str) -> None:
-        problems.append(Problem(where="controller", check="settings", what=what, hint=hint))
-
     if wanted.run and not RUN_NAME.fullmatch(wanted.run):
-        add(f"fleet_run {wanted.run!r} is not a run name", "use letters, digits, '.', '_' and '-', 64 at most")
+        yield wrong_setting(
+            f"fleet_run {wanted.run!r} is not a run name", "use letters, digits, '.', '_' and '-', 64 at most"
+        )
     if not wanted.project.is_dir():
-        add(
-            f"fleet_project: no folder {wanted.project}",
-            "give the folder that holds your script: -e fleet_project=PATH",
-        )
+        hint = "give the folder that holds your script: -e fleet_project=PATH"
+        yield wrong_setting(f"fleet_project: no folder {wanted.project}", hint)
     else:
-        problems += check_command(wanted)
+        yield from check_command(wanted)
     if wanted.data is not None and not wanted.data.is_dir():
-        add(
-            f"fleet_data: no folder {wanted.data}",
-            "give the folder of your data: -e fleet_data=PATH, or -e fleet_data= for none",
-        )
+        hint = "give the folder of your data: -e fleet_data=PATH, or -e fleet_data= for none"
+        yield wrong_setting(f"fleet_data: no folder {wanted.data}", hint)
     elif wanted.data is not None and not any(wanted.data.iterdir()):
-        add(f"fleet_data: folder {wanted.data} is empty", "put your data there, or -e fleet_data= for none")
+        hint = "put your data there, or -e fleet_data= for none"
+        yield wrong_setting(f"fleet_data: folder {wanted.data} is empty", hint)
     if wanted.config is not None:
-        problems += check_config(wanted.config, wanted.project)
-    return problems
+        yield from check_config(wanted.config, wanted.project)
 
 
-def check_windows_names(hosts: Mapping[str, Found], wanted: Wanted) -> list[Problem]:
+def check_windows_names(hosts: Mapping[str, Found], wanted: Wanted) -> Iterator[Problem]:
     """File names of code and data that Windows hosts cannot hold."""
     windows = {
         name: {"os": found.os, "home": found.home, "long_paths": found.long_paths}
         for name, found in hosts.items() if found.os == "Windows"
     }  # fmt: skip
-    problems = []
     for setting, kind, folder in (("fleet_project", "code", wanted.project), ("fleet_data", "data", wanted.data)):
         if folder is None or not windows:
             continue
@@ -122,9 +120,7 @@ def check_windows_names(hosts: Mapping[str, Found], wanted: Wanted) -> list[Prob
         except FolderError:  # its digest says so, or check_files() has
             continue
         if why := explain_unholdable(f"{setting} {folder}", kind, names, windows, wanted.run):
-            what, _, hint = why.partition("\nhint: ")
-            problems.append(Problem(where="controller", check="settings", what=what, hint=hint))
-    return problems
+            yield wrong_setting(why)
 
 
 def split_command(command: str) -> list[str]:
@@ -133,7 +129,7 @@ def split_command(command: str) -> list[str]:
     return words[1:] if words and words[0] in ("python", "python3", "python.exe") else words
 
 
-def check_command(wanted: Wanted) -> list[Problem]:
+def check_command(wanted: Wanted) -> Iterator[Problem]:
     """Whether the command names a script of the project, or a module."""
     hint = (
         'fleet_command is a script of the project and its arguments, for example -e fleet_command="train.py --epochs 3"'
@@ -141,35 +137,24 @@ def check_command(wanted: Wanted) -> list[Problem]:
     try:
         words = split_command(wanted.command)
     except ValueError as error:
-        return [
-            Problem(where="controller", check="settings", what=f"fleet_command {wanted.command!r}: {error}", hint=hint)
-        ]
-    if not words or (words[0] == "-m" and len(words) == 1):
-        return [Problem(where="controller", check="settings", what="fleet_command is empty", hint=hint)]
-    if words[0] != "-m" and not (wanted.project / words[0]).is_file():
-        what = f"fleet_command: no script {words[0]} in {wanted.project}"
-        return [Problem(where="controller", check="settings", what=what, hint=hint)]
-    return []
+        yield wrong_setting(f"fleet_command {wanted.command!r}: {error}", hint)
+        return
+    if not words or words == ["-m"]:
+        yield wrong_setting("fleet_command is empty", hint)
+    elif words[0] != "-m" and not (wanted.project / words[0]).is_file():
+        yield wrong_setting(f"fleet_command: no script {words[0]} in {wanted.project}", hint)
 
 
-def check_config(config: Path, project: Path) -> list[Problem]:
+def check_config(config: Path, project: Path) -> Iterator[Problem]:
     """Reads the configuration with the project's own train_config.py where it has one, else as YAML alone."""
     try:
         load_config(config, project)
     except OSError as error:
-        what = f"fleet_config: {config}: {error.strerror}"
-        return [
-            Problem(
-                where="controller",
-                check="settings",
-                what=what,
-                hint="give a file that can be read: -e fleet_config=PATH",
-            )
-        ]
+        yield wrong_setting(
+            f"fleet_config: {config}: {error.strerror}", "give a file that can be read: -e fleet_config=PATH"
+        )
     except ValueError as error:
-        what, _, hint = str(error).partition("\nhint: ")
-        return [Problem(where="controller", check="settings", what=what, hint=hint or "correct the file")]
-    return []
+        yield wrong_setting(str(error), "correct the file")
 
 
 def load_config(config: Path, project: Path) -> None:

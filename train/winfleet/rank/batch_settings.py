@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import yaml
 
@@ -36,7 +36,7 @@ class Setting:
     name: str
     value: int
     word: int  # index in the command: of the word that holds the number or names the file; behind the last one: to be added
-    keys: tuple[str, ...] = ()  # the way to it in that file, () for an option
+    keys: Annotated[tuple[Annotated[str, 100], ...], 10] = ()  # the way to it in that file, () for an option
 
 
 def find(words: Sequence[str], names: Sequence[str]) -> Setting | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import json
 import os
 import threading
@@ -15,6 +16,7 @@ from typing import IO, Any, Final
 import torch
 
 from winfleet.core.files import write_atomic
+from winfleet.core.status import Rank
 from winfleet.rank.oom import check_taken
 from winfleet.rank.stacks import Teller
 from winfleet.rank.timing import Clock, Mark, split
@@ -32,13 +34,9 @@ class Meter:
     def __init__(self, folder: Path | None) -> None:
         environ = os.environ
         self.rank, self.folder = int(environ.get("RANK", "0")), folder
-        self.values: dict[str, Any] = {
-            "rank": self.rank, "local_rank": int(environ.get("LOCAL_RANK", "0")), "pid": os.getpid(),
-            "generation": int(environ.get("WINFLEET_GENERATION", "1")), "state": "starting",
-            "count": 0, "step": 0, "begun": None, "steps": None, "loss": None, "samples_per_second": None, "steps_per_second": None,
-            "data_seconds": None, "communication_seconds": None, "compute_seconds": None, "gradient_bytes": 0, "stopped": False,
-            "batch_size": None, "micro_batches": None, "moves": 0, "place": None, "waits": False,
-        }  # fmt: skip
+        said = Rank(rank=self.rank, local_rank=int(environ.get("LOCAL_RANK", "0")), pid=os.getpid())
+        generation = int(environ.get("WINFLEET_GENERATION", "1"))
+        self.values: dict[str, Any] = {**dataclasses.asdict(said), "generation": generation}
         self.clock = Clock()
         self._told_at = 0  # its moves when it last told its place
         self.count = 0  # optimizer steps of this process; `step` adds what the script says it had done before

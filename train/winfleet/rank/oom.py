@@ -6,17 +6,16 @@ becomes 4 x 4, 6 becomes 3, and 7 becomes 1 at once. Where the result could not 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from winfleet.core.files import write_atomic
-from winfleet.core.status import known_fields, plain
+from winfleet.core.files import as_object, read_object, write_atomic
+from winfleet.core.reading import Paragraph, Reader
 from winfleet.rank.batch_settings import Setting, find_both
 
 # Of the GPU alone: more memory of the host (DefaultCPUAllocator, MemoryError) is another matter.
@@ -49,7 +48,7 @@ class Note:
     rank: int
     generation: int
     step: int = 0  # as the script counts
-    text: str = ""
+    text: Paragraph = ""
     sizes: tuple[int, ...] = ()  # of the batches it drew from torch's DataLoader
     waiting: bool = False  # its DataLoader had given no batch yet
     saved: bool = False  # it saved or loaded a checkpoint through Accelerate
@@ -66,11 +65,8 @@ class Note:
 
 def read_note(folder: Path, rank: int, generation: int) -> Note | None:
     """The rank's note of this generation, None where it left none."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        values = json.loads((folder / f"rank{rank}.oom.json").read_text("utf-8"))
-        note = Note(**{**values, "sizes": tuple(values["sizes"])})
-        return note if note.generation == generation else None
-    return None
+    note = Reader().read_or_none(Note, read_object(folder / f"rank{rank}.oom.json"))
+    return note if note is not None and note.generation == generation else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,19 +111,8 @@ class Change:
 
 def read_change(text: str | bytes) -> Change | None:
     """A change of another machine's text, None where it is none: types are checked, as for a status."""
-    try:
-        values = json.loads(text)
-        settings = {name: _setting(values[name]) for name in ("batch", "accumulation")}
-        change = Change(**{**known_fields(Change, values), **settings})
-        good = change.factor > 0 and change.batch.value >= change.factor
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None
-    return change if good else None
-
-
-def _setting(values: Mapping[str, Any]) -> Setting:
-    keys = tuple(" ".join(plain(key, 100).split()) for key in values["keys"][:10])
-    return Setting(**{**known_fields(Setting, values), "keys": keys})
+    change = Reader(strict=True).read_or_none(Change, as_object(text))
+    return change if change is not None and change.batch.value >= change.factor > 0 else None
 
 
 def smallest_factor(number: int) -> int:

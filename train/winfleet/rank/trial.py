@@ -12,18 +12,20 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from winfleet.core.files import write_atomic
-from winfleet.core.status import known_fields
+from winfleet.core.reading import Reader
 
 if TYPE_CHECKING:
     import torch
 
 MOST_TENSORS: Final = 10_000
+Seconds = Annotated[float, (0.0, 1e6)]
+Count = Annotated[int, (0, 2**31)]
 ENOUGH_SECONDS: Final = 20.0  # after the first step; slow steps are timed less often
 
 
@@ -31,16 +33,18 @@ ENOUGH_SECONDS: Final = 20.0  # after the first step; slow steps are timed less 
 class Trial:
     """What one process by itself needs. A micro-batch is one backward pass; several of them may make a step."""
 
-    micro_batch_seconds: float  # forward and backward of a micro-batch
-    backward_seconds: float = 0.0  # of it
-    optimizer_seconds: float = 0.0  # of a step
-    data_seconds: float = 0.0  # of a micro-batch: waiting for the DataLoader
-    tensor_bytes: tuple[int, ...] = ()  # of the gradients of the optimizer's parameters, in their order
-    samples: int = 0  # in a micro-batch; 0 where no DataLoader tells
-    num_workers: int = 0  # of the DataLoader
-    accumulation: int = 1  # micro-batches in a step
+    micro_batch_seconds: Annotated[float, (1e-9, 1e6)]  # forward and backward of a micro-batch
+    backward_seconds: Seconds = 0.0  # of it
+    optimizer_seconds: Seconds = 0.0  # of a step
+    data_seconds: Seconds = 0.0  # of a micro-batch: waiting for the DataLoader
+    tensor_bytes: Annotated[
+        tuple[Annotated[int, (1, 2**40)], ...], MOST_TENSORS
+    ] = ()  # of the gradients of the optimizer's parameters, in their order
+    samples: Count = 0  # in a micro-batch; 0 where no DataLoader tells
+    num_workers: Count = 0  # of the DataLoader
+    accumulation: Annotated[int, (1, 2**31)]  # micro-batches in a step
     memory_mib: float = 0.0  # most that tensors took of the GPU; 0 without one
-    steps: int = 0  # that were timed
+    steps: Annotated[int, (1, 2**31)]  # that were timed
 
     @property
     def gradient_bytes(self) -> int:
@@ -50,15 +54,7 @@ class Trial:
     @classmethod
     def parse(cls, values: object) -> Trial | None:
         """Reads what a host measured; None where it is no trial."""
-        if not isinstance(values, Mapping):
-            return None
-        kept = known_fields(cls, dict(values))
-        sizes = values.get("tensor_bytes")
-        known = sizes[:MOST_TENSORS] if isinstance(sizes, list | tuple) else []
-        kept["tensor_bytes"] = tuple(size for size in known if type(size) is int and 0 < size < 2**40)
-        right = all(0 <= value < 1e6 for name, value in kept.items() if name.endswith("_seconds"))
-        whole = all(kept.get(name, 0) >= 0 for name in ("samples", "num_workers")) and kept.get("accumulation", 0) > 0
-        return cls(**kept) if right and whole and kept.get("micro_batch_seconds") and kept.get("steps", 0) > 0 else None
+        return Reader().read_or_none(cls, values)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import collections
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final
 
 from winfleet.core.plan import AGENTS_PORT, RANKS_PORT, STATUS_PORT, Plan
-from winfleet.core.status import plain
+from winfleet.core.reading import Reader, plain
 from winfleet.preflight.comparisons import minor, name_odd
 from winfleet.preflight.hosts import PORT_MEANINGS, SKEW_SECONDS, say_skew
 from winfleet.preflight.problems import Problem
@@ -18,7 +18,6 @@ from winfleet.transfer.folders import SHORT
 
 SLOW_NAME_SECONDS: Final = 2.0
 SLOW_LINK: Final = 0.5  # of the cluster's median link: a bad cable, a port of 100 Mbit/s, Wi-Fi
-MOST_PACKAGES: Final = 2_000
 SHOWN: Final = 3
 TOOLS: Final = ("pip", "setuptools", "wheel", "uv")  # no training sees them
 DYNAMIC: Final = {"Windows": "49152-65535", "Linux": "32768-60999"}
@@ -30,9 +29,11 @@ class Facts:
 
     python: str = ""
     lock: str = ""  # digest of the lock that its environment was made from; "" where an interpreter was given
-    packages: Mapping[str, str]  # name -> version
-    folders: Mapping[str, tuple[str, bool]]  # code, data -> (digest, whether it covers the content)
-    port: int = 0  # the one of the dynamic range
+    packages: Annotated[Mapping[str, str], 2_000] = field(default_factory=dict)  # name -> version
+    folders: Mapping[str, tuple[str, bool]] = field(
+        default_factory=dict
+    )  # code, data -> (digest, whether it covers the content)
+    port: int  # the one of the dynamic range
     host_name: str = ""
     resolves: tuple[str, ...] = ()
     resolve_seconds: float = 0.0
@@ -40,21 +41,7 @@ class Facts:
     @classmethod
     def parse(cls, values: object) -> Facts | None:
         """Reads what came from a host; None where it is nothing of the kind."""
-        if not isinstance(values, dict) or not isinstance(values.get("port"), int):
-            return None
-        packages, folders, resolves = (values.get(name) for name in ("packages", "folders", "resolves"))
-        named = list(packages.items())[:MOST_PACKAGES] if isinstance(packages, dict) else []
-        kinds = folders if isinstance(folders, dict) else {}
-        return cls(
-            python=_text(values.get("python")), lock=_text(values.get("lock")), port=values["port"], host_name=_text(values.get("host_name")),
-            packages={_text(name): _text(version) for name, version in named},
-            folders={
-                kind: (_text(found.get("digest")), found.get("whole") is True)
-                for kind in ("code", "data") if isinstance(found := kinds.get(kind), dict)
-            },
-            resolves=tuple(_text(address) for address in resolves[:8]) if isinstance(resolves, list) else (),
-            resolve_seconds=number(values.get("resolve_seconds"), 1e3),
-        )  # fmt: skip
+        return Reader(text=80).read_or_none(cls, values)
 
 
 def _text(value: object) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from winfleet.core.files import write_atomic
 from winfleet.core.plan import PROBE_PORT, RANKS_PORT, STATUS_PORT, Host, Plan
+from winfleet.core.reading import Reader
 from winfleet.preflight.problems import Problem, sort_out
 from winfleet.rank.trial import Trial
 from winfleet.rehearsal.checks import (
@@ -72,22 +73,6 @@ class Rehearsed:
     trials: Mapping[str, Trial] = field(default_factory=dict)  # kind of GPU, or CPU -> what one process needs
     reduce: Reduce | None = None
 
-    @classmethod
-    def parse(cls, text: str) -> Rehearsed:
-        """Reads what was kept. Raises ValueError where it is something else."""
-        try:
-            values = json.loads(text)
-            return cls(
-                links=tuple(Link(**link) for link in values["links"]),
-                trials={
-                    kind: Trial(**{**trial, "tensor_bytes": tuple(trial["tensor_bytes"])})
-                    for kind, trial in values["trials"].items()
-                },
-                reduce=None if values["reduce"] is None else Reduce(**values["reduce"]),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(str(error)) from None
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
@@ -122,8 +107,8 @@ class Shelf:
         path = self.folder / f"{key}.json"
         try:
             if time.time() - path.stat().st_mtime < self.hours * 3600:
-                return Rehearsed.parse(path.read_text("utf-8"))
-        except (OSError, ValueError):
+                return Reader(strict=True).read(Rehearsed, json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError):
             pass
         return None
 
@@ -172,20 +157,13 @@ class Rehearsal:
         skews, problems = self.clocks()
         found, silent = self.ask("facts", {name: {} for name in skews}, FACTS_SECONDS)
         self.facts = {name: facts for name, values in found.items() if (facts := Facts.parse(values)) is not None}
-        problems += [*silent, *self.say_strange(found, self.facts)]
+        strange = RefusedError("an answer of the wrong form")
+        problems += [*silent, *(self.say_silent(name, "facts", strange) for name in found if name not in self.facts)]
         problems += [*check_clocks(skews), *check_versions(self.facts)]
         problems += [*check_locks(self.facts, self.plan), *check_folders(self.facts, self.plan)]
         problems += self.reached() if set(self.facts) == set(self.peers) else []
         self.notes += [*note_builds(self.facts), *note_names(self.facts, self.plan)]
         return problems
-
-    def say_strange(self, found: Mapping[str, Any], understood: Mapping[str, Any]) -> list[Problem]:
-        """Hosts whose answer is no answer."""
-        return [
-            self.say_silent(name, "facts", RefusedError("an answer of the wrong form"))
-            for name in found
-            if name not in understood
-        ]
 
     def clocks(self) -> tuple[dict[str, float], list[Problem]]:
         """Seconds that each host's clock is ahead of this one, by the quickest of some round trips; and who is silent."""

@@ -11,50 +11,38 @@ nothing of it is left on the host, neither processes nor files.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import hmac
-import importlib.metadata
 import itertools
 import json
 import os
-import platform
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
-from winfleet.core.files import send_output_to, write_atomic
+from winfleet.core.errors import HostError
+from winfleet.core.files import as_object, send_output_to, write_atomic
 from winfleet.core.plan import PROBE_PORT, Host, Plan, PlanError
 from winfleet.core.serving import Handler, Server, serving
-from winfleet.core.status import plain
-from winfleet.environments.environment import lock_of
+from winfleet.machine.ports import wait_for_port
+from winfleet.machine.windows import end_children_with_me
+from winfleet.rehearsal.child import Child, RehearseError
+from winfleet.rehearsal.facts import tell
 from winfleet.rehearsal.links import LinkError, Listener, Target, bandwidth, reach, round_trip
 from winfleet.runs.environment import prepare_environment
 from winfleet.runs.work import fill_in, prepare_work
-from winfleet.transfer.folders import digest
-from winfleet.transfer.receiver import ReceiverError, as_object, wait_for_port
 
 QUIET_SECONDS: Final = 15.0  # without a word from the controller, then this ends
 LIMIT_SECONDS: Final = 900.0  # in any case
 MOST_BODY: Final = 100_000
-DIGEST_BYTES: Final = 256 * 2**20  # larger folders are compared by names and sizes alone
-RESOLVE_SECONDS: Final = 5.0
 RANK_SECONDS: Final = 180.0  # for `import torch` and a matrix product, on a PC whose scanner reads every file first
 REDUCE_SECONDS: Final = 60.0
-LAST_LINES: Final = 5
-
-
-class RehearseError(RuntimeError):
-    """Why something that was asked for could not be done; one sentence."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,100 +65,6 @@ class Job:
             return cls(**{**values, "controllers": tuple(values["controllers"])})
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise RehearseError(f"{path} is no job: {error}") from None
-
-
-def versions() -> dict[str, str]:
-    """Name (lower case) -> version of every package of this Python."""
-    found = {}
-    for package in importlib.metadata.distributions():
-        with contextlib.suppress(KeyError, TypeError):
-            found[package.metadata["Name"].lower().replace("_", "-")] = package.version
-    return found
-
-
-def lock_of_this(home: Path) -> str:
-    """Digest of the lock that this Python's environment was made from; "" where an interpreter was given."""
-    folder = Path(sys.prefix)
-    return lock_of(folder) if folder.is_relative_to(home / "env") else ""
-
-
-def folder_digest(folder: Path) -> tuple[str, bool]:
-    """(digest, whether it covers the content): of a large folder names and sizes alone. ("", True) where there is none."""
-    if not folder.is_dir():
-        return "", True
-    sizes = {
-        PurePosixPath(path.relative_to(folder).as_posix()): path.stat().st_size
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-    if sum(sizes.values()) <= DIGEST_BYTES:
-        return digest(folder, sizes), True
-    listing = "".join(f"{size} {name}\n" for name, size in sorted(sizes.items()))
-    return hmac.new(b"", listing.encode("utf-8", "surrogateescape"), "sha256").hexdigest(), False
-
-
-def resolve_own_name() -> tuple[str, list[str], float]:
-    """(host name, its IPv4 addresses, seconds it took to look them up); [] where it resolves to nothing in time."""
-    name, found, begin = socket.gethostname(), list[str](), time.monotonic()
-
-    def look() -> None:
-        with contextlib.suppress(OSError):
-            found.extend(socket.gethostbyname_ex(name)[2])
-
-    looking = threading.Thread(target=look, daemon=True)
-    looking.start()
-    looking.join(RESOLVE_SECONDS)
-    return name, list(found), time.monotonic() - begin
-
-
-class Child:
-    """A program of the rehearsal that speaks in lines of JSON, and ends with it."""
-
-    def __init__(self, words: list[str], environment: Mapping[str, str], folder: Path, log: Path) -> None:
-        self.log = log
-        with log.open("ab") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, *words], env=dict(environment), cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=file, start_new_session=os.name != "nt",
-            )  # fmt: skip
-
-    def read(self) -> dict[str, Any]:
-        """Its next answer. Raises RehearseError with its last words where it ended instead."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith(b"{"):
-                return dict(as_object(line.decode("utf-8", "replace")))
-        self.process.wait()
-        raise RehearseError(self.last_words())
-
-    def ask(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Sends a line and reads the answer. Raises RehearseError."""
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(values).encode() + b"\n")
-            self.process.stdin.flush()
-        except OSError:
-            raise RehearseError(self.last_words()) from None
-        return self.read()
-
-    def last_words(self) -> str:
-        """The last lines that it wrote to its log."""
-        with contextlib.suppress(OSError):
-            lines = [
-                line.strip() for line in plain(self.log.read_bytes()[-4_000:].decode("utf-8", "replace")).split("\n")
-            ]
-            if said := [line for line in lines if line][-LAST_LINES:]:
-                return said[-1] if len(said[-1]) > 20 else " / ".join(said)
-        return f"it ended with {self.process.poll()} and said nothing"
-
-    def end(self) -> None:
-        """Ends it and all that it started."""
-        with contextlib.suppress(OSError):
-            if os.name == "nt":
-                self.process.kill()
-            else:
-                os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 class Rehearsal:
@@ -207,17 +101,8 @@ class Rehearsal:
         return number
 
     def facts(self, _given: Mapping[str, Any]) -> dict[str, Any]:
-        """Versions, the digests of what this host really has, and what its own name resolves to."""
-        home, found = Path(self.job.home), {}
-        for kind, named in (("code", self.plan.code), ("data", self.plan.data)):
-            if named is not None:
-                value, whole = folder_digest(home / kind / named)
-                found[kind] = {"digest": value, "whole": whole}
-        name, addresses, seconds = resolve_own_name()
-        return {
-            "python": platform.python_version(), "lock": lock_of_this(home), "packages": versions(), "folders": found, "port": self._dynamic.port,
-            "host_name": name, "resolves": addresses, "resolve_seconds": seconds,
-        }  # fmt: skip
+        """What this host has, and the port of the dynamic range on which it listens."""
+        return {**tell(self.plan, Path(self.job.home)), "port": self._dynamic.port}
 
     def listen(self, given: Mapping[str, Any]) -> dict[str, str]:
         """Listens on the `ports` and on no others; port -> why it cannot."""
@@ -312,7 +197,7 @@ class Rehearsal:
         ended = child.process.poll()
         child.end()
         try:
-            return dict(as_object(result.read_text("utf-8")))
+            return as_object(result.read_text("utf-8"))
         except OSError:
             if ended is None:
                 raise RehearseError(f"no optimizer step within {float(given['seconds']):.0f} s") from None
@@ -379,7 +264,7 @@ class Desk(Handler):
         if not length.isdecimal() or int(length) > MOST_BODY:
             self.answer(413, f"at most {MOST_BODY} bytes")
             return
-        given = as_object(self.rfile.read(int(length)).decode("utf-8", "replace"))
+        given = as_object(self.rfile.read(int(length)))
         if self.path == "/end":
             self.answer(200, "{}")
             self.rehearsal.over.set()
@@ -390,12 +275,9 @@ class Desk(Handler):
             self.answer(404, "no such operation")
 
     def _known(self) -> bool:
-        given = self.headers.get("Authorization", "").encode("utf-8", "replace")
-        if not hmac.compare_digest(given, f"Bearer {self.rehearsal.job.token}".encode()):
-            self.answer(403, "wrong token")
-            return False
-        self.rehearsal.heard = time.monotonic()
-        return True
+        if known := self.admits(self.rehearsal.job.token):
+            self.rehearsal.heard = time.monotonic()
+        return known
 
 
 def is_mine(folder: Path) -> bool:
@@ -407,7 +289,7 @@ def is_mine(folder: Path) -> bool:
 
 
 def serve(rehearsal: Rehearsal) -> None:
-    """Answers until the end. Raises ReceiverError or OSError where the port cannot be had."""
+    """Answers until the end. Raises HostError or OSError where the port cannot be had."""
     job, address = rehearsal.job, rehearsal.host.address
     wait_for_port(address, job.port)
     handler = type("OwnDesk", (Desk,), {"rehearsal": rehearsal})
@@ -431,17 +313,14 @@ def main() -> None:
     send_output_to(folder / "rehearsal.log")
     (folder / "owner").write_text(str(os.getpid()), "utf-8")
     try:
-        if os.name == "nt":
-            from winfleet.machine.windows import end_children_with_me
-
-            end_children_with_me()
+        end_children_with_me()
         rehearsal = Rehearsal(Job.take(path), folder)
     except (RehearseError, PlanError, OSError, StopIteration) as error:
         write_atomic(folder / "ready", str(error))
         sys.exit(1)
     try:
         serve(rehearsal)
-    except (ReceiverError, OSError) as error:
+    except (HostError, OSError) as error:
         write_atomic(folder / "ready", str(error))
         rehearsal.over.wait(2.0)  # for whoever waits for that file
     finally:

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from winfleet.core import serving
+from winfleet.core.files import as_object
 from winfleet.core.plan import PROBE_PORT, Plan
-from winfleet.core.status import plain
-from winfleet.transfer.receiver import as_object
+from winfleet.core.reading import plain
 
 MOST_BYTES: Final = 1_000_000
 CALL_SECONDS: Final = 5.0
@@ -40,21 +41,19 @@ class Peer:
 
     def call(self, method: str, path: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """One request. Raises PeerError."""
-        connection = http.client.HTTPConnection(self.address, self.port, timeout=CALL_SECONDS)
         body = None if given is None else json.dumps(given).encode()
+        bearer = {"Authorization": f"Bearer {self.token}"}
         try:
-            connection.request(method, path, body, {"Authorization": f"Bearer {self.token}"})
-            answer = connection.getresponse()
-            text = answer.read(MOST_BYTES + 1)
+            status, text = serving.ask(
+                self.address, self.port, path, CALL_SECONDS, MOST_BYTES, method=method, body=body, headers=bearer
+            )
         except TimeoutError:
             raise PeerError(f"no answer on TCP port {self.port} within {CALL_SECONDS:.0f} s") from None
         except (OSError, http.client.HTTPException) as error:
             raise PeerError(f"no answer on TCP port {self.port}: {plain(error, 200).lower()}") from None
-        finally:
-            connection.close()
-        if answer.status not in (200, 202) or len(text) > MOST_BYTES:
-            raise PeerError(f"something else answers on TCP port {self.port} ({answer.status}, {len(text)} bytes)")
-        return dict(as_object(text.decode("utf-8", "replace")))
+        if status not in (200, 202) or len(text) > MOST_BYTES:
+            raise PeerError(f"something else answers on TCP port {self.port} ({status}, {len(text)} bytes)")
+        return as_object(text)
 
     def ask(self, operation: str, given: Mapping[str, Any], deadline: float) -> Any:
         """Has the host do something and returns its value, which is not checked yet. Raises PeerError."""

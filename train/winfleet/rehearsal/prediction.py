@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from winfleet.core.status import MAX_BYTES, StatusError, known_fields, plain
+from winfleet.core.reading import Reader, plain
+from winfleet.core.status import MAX_BYTES
 from winfleet.rehearsal.allreduce import (
     PredictionError,
     RingLink,
@@ -26,7 +27,7 @@ from winfleet.rehearsal.allreduce import (
 
 GRID: Final = (1, 2, 4, 8, 16)
 BACKWARD_SHARE: Final = 2 / 3  # of forward and backward: twice forward's operations (Kaplan et al., arXiv 2001.08361)
-MOST: Final = 1024  # hosts, buckets and rows that are read
+READER: Final = Reader(strict=True)
 LOSS_SHARE: Final = 0.1  # of a step; smaller losses limit nothing
 
 COMPUTE, NETWORK, SLOWEST_HOST, DATA = LIMITS = ("compute", "network", "slowest host", "data loading")
@@ -184,31 +185,9 @@ class Prediction:
         if len(text) > MAX_BYTES:
             raise PredictionError(f"a prediction of {len(text)} bytes")
         try:
-            values = json.loads(text)
-            return cls(
-                planned=Forecast(**known_fields(Forecast, values["planned"])),
-                grid=tuple(Forecast(**known_fields(Forecast, row)) for row in _list(values["grid"])),
-                advice=tuple(Advice(**known_fields(Advice, advice)) for advice in _list(values["advice"])),
-                measured=_measured(values["measured"]),
-            )
-        except (KeyError, ValueError, TypeError, RecursionError, StatusError) as error:
+            return READER.read(cls, json.loads(text))
+        except (ValueError, TypeError, RecursionError) as error:
             raise PredictionError(f"a prediction that cannot be read: {plain(error, 200)}") from None
-
-
-def _list(values: object) -> list[Any]:
-    if not isinstance(values, list):
-        raise PredictionError(f"expected a list, got {type(values).__name__}")
-    return values[:MOST]
-
-
-def _measured(values: Mapping[str, Any]) -> Measured:
-    kept = known_fields(Measured, values)
-    for name in ("link", "local"):
-        kept[name] = None if values.get(name) is None else RingLink(**known_fields(RingLink, values[name]))
-    kept["hosts"] = tuple(HostSpeed(**known_fields(HostSpeed, host)) for host in _list(values["hosts"]))
-    kept["all_reduces"] = tuple(AllReduce(**known_fields(AllReduce, done)) for done in _list(values["all_reduces"]))
-    kept["bucket_bytes"] = tuple(_list(values["bucket_bytes"]))
-    return Measured(**kept)
 
 
 # -- a step
@@ -240,13 +219,13 @@ def predict(measured: Measured, ranks: int | None = None, ranks_per_host: int | 
     return _forecast(measured, hosts, network, max(0.0, total - network))
 
 
-def predict_averaging(measured: Measured, every: int, ranks: int | None = None) -> Forecast:
+def predict_averaging(measured: Measured, every: int) -> Forecast:
     """The same where parameters are averaged every so many steps (LocalSGD, DiLoCo) and gradients are not sent.
 
     The average waits for the last step's end, nothing hides it; one step bears its share. Parameters are as many bytes
     as gradients. Whether the training still converges as well is not predicted.
     """
-    hosts = lay_out(measured, measured.ranks if ranks is None else ranks)
+    hosts = lay_out(measured, measured.ranks)
     _, total = _all_reduces(measured, hosts, 0.0)
     return _forecast(measured, hosts, total / every, 0.0)
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..core.causes import advise
 from ..core.errors import HostError
-from ..core.files import write_atomic
+from ..core.files import end_of, write_atomic
+from ..machine.detached import start
+from ..transfer.folders import SHORT
 from .state import launcher_pid, read_status
 
+LAUNCH_SECONDS = 60.0  # for a launcher to live, on a PC that is busy, or slow to import
 READY_SECONDS = 40.0  # for the rehearsal to listen, an earlier one to leave its port included
 AFTER_SECONDS = 15.0  # for the launcher itself, once its ranks have ended
 
@@ -48,54 +50,60 @@ def launch(folder: Path, given: Mapping[str, Any], secrets: Mapping[str, str], p
     """
     if secrets:
         write_secrets(folder / "secrets.json", secrets)
-    command = [given["python"], "-m", "winfleet.launch", "--detach", "--plan", str(folder / "plan.json"),
-               "--machine-rank", str(given["machine_rank"]), "--logon", given["logon"]]  # fmt: skip
-    package = folder.parent.parent / "agent" / given["agent"][:12]
-    environment = {**os.environ, "PYTHONPATH": str(package), "WINFLEET_TASK_PASSWORD": password}
-    started = subprocess.run(command, env=environment, cwd=package, capture_output=True, check=False)
-    if started.returncode:
-        (folder / "secrets.json").unlink(missing_ok=True)
-        said = (started.stderr or started.stdout).decode("utf-8", "replace").strip()
-        said = said or f"the launcher ended with {started.returncode}"
+    log, refused = folder / "launcher.log", folder / "refused"
+    refused.unlink(missing_ok=True)
+    begin, before, alive = log.stat().st_size if log.exists() else 0, time.time(), False
+
+    def lives() -> bool:
+        return float(read_status(folder).get("started", 0.0)) >= before
+
+    words = ["--plan", str(folder / "plan.json"), "--machine-rank", str(given["machine_rank"]), "--log", str(log)]
+    try:
+        process = start("launcher", "winfleet.launch", words, log, **means(folder.parent.parent, given, password))
+        wait_for(process, LAUNCH_SECONDS, lambda: refused.exists() or lives())
+        alive = lives()
+    finally:
+        if not alive:
+            (folder / "secrets.json").unlink(missing_ok=True)
+    if not alive:
+        said = log.read_bytes()[begin:].decode("utf-8", "replace")[-2_000:].strip() if log.exists() else ""
+        said = said or f"the launcher said nothing within {LAUNCH_SECONDS:.0f} s"
         raise HostError(said if "hint:" in said else said + advise(said, "this host"))
+
+
+def means(home: Path, given: Mapping[str, Any], password: str) -> dict[str, Any]:
+    """By what something is started detached: this run's Python and package, and how a task of Windows signs in."""
+    package = home / "agent" / given["agent"][:SHORT]
+    return {"python": given["python"], "package": package, "logon": given["logon"], "password": password}
+
+
+def wait_for(process: subprocess.Popen[bytes] | None, seconds: float, ready: Callable[[], bool]) -> None:
+    """Until it is ready or has ended, for so long at the most."""
+    deadline = time.monotonic() + seconds
+    while not ready() and time.monotonic() < deadline and (process is None or process.poll() is None):
+        time.sleep(0.05)
 
 
 def rehearse(home: Path, given: Mapping[str, Any], token: str, password: str) -> None:
     """Starts this host's part of a rehearsal, detached, and returns once it listens. Raises HostError with what it said."""
-    folder, package = home / "rehearsal", home / "agent" / given["agent"][:12]
+    folder = home / "rehearsal"
+    log, ready, job = folder / "rehearsal.log", folder / "ready", folder / "job.json"
     shutil.rmtree(folder, ignore_errors=True)  # ends one whose controller has gone away
     folder.mkdir(parents=True)
-    job = {"host": given["host"], "plan": given["plan"], "home": str(home), "token": token,
-           "controllers": [*given["controllers"], *seen_controllers()]}  # fmt: skip
-    write_secrets(folder / "job.json", job)
-    words, process = ["-m", "winfleet.rehearsal.host", "--job", str(folder / "job.json")], None
-    if os.name == "nt":
-        from winfleet.core.plan import PlanError
-        from winfleet.machine.windows import start_task
-
-        try:
-            start_task("rehearsal", words, package, given["logon"], password, given["python"])
-        except PlanError as error:
-            raise HostError(str(error)) from None
-    else:
-        process = subprocess.Popen(
-            [given["python"], *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True, cwd=folder, env={**os.environ, "PYTHONPATH": str(package)},
-        )  # fmt: skip
-    ready, deadline = folder / "ready", time.monotonic() + READY_SECONDS
-    while not ready.exists() and time.monotonic() < deadline and (process is None or process.poll() is None):
-        time.sleep(0.05)
-    said = ready.read_text("utf-8") if ready.exists() else last_words(folder / "rehearsal.log")
+    controllers = [*given["controllers"], *seen_controllers()]
+    values = {name: given[name] for name in ("host", "plan")}
+    write_secrets(job, {**values, "home": str(home), "token": token, "controllers": controllers})
+    process = start("rehearsal", "winfleet.rehearsal.host", ["--job", str(job)], log, **means(home, given, password))
+    wait_for(process, READY_SECONDS, ready.exists)
+    said = ready.read_text("utf-8") if ready.exists() else last_words(log)
     if said:
         raise HostError(f"the rehearsal did not start: {said}")
 
 
 def last_words(log: Path) -> str:
     """The last line of a log file, or that it has none."""
-    with contextlib.suppress(OSError):
-        if lines := log.read_text("utf-8", "replace").strip().splitlines():
-            return lines[-1]
-    return f"nothing was heard of it for {READY_SECONDS:.0f} s"
+    lines = end_of(log, 2_000).strip().splitlines()
+    return lines[-1] if lines else f"nothing was heard of it for {READY_SECONDS:.0f} s"
 
 
 def seen_controllers() -> list[str]:

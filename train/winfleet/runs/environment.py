@@ -9,7 +9,7 @@ from pathlib import Path
 
 from winfleet.core.files import temporary_variables
 from winfleet.core.plan import Host, Plan
-from winfleet.machine.hardware import usable_cores
+from winfleet.machine.system import usable_cores
 
 
 def prepare_environment(

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
+
+from ..core.files import read_object
 
 GOING_ON = ("starting", "running")
 
 
 def read_status(folder: Path) -> dict[str, Any]:
     """status.json of a run's folder; {} where there is none or it cannot be read."""
-    try:
-        values = json.loads((folder / "status.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
+    return read_object(folder / "status.json")
 
 
 def launcher_pid(folder: Path) -> int | None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from winfleet.core.files import as_object
 from winfleet.core.plan import RUN_NAME, newest_run
 from winfleet.support.gather import run_files, tail
 from winfleet.support.redaction import SECRET_NAME, Redactor, accounts_in
@@ -93,11 +94,8 @@ def read_archive(archive: Path) -> dict[str, bytes]:
 
 def identity(files: Mapping[str, bytes]) -> set[str]:
     """Names of the account that a host's identity.json tells."""
-    try:
-        values = json.loads(files.get("identity.json", b"{}"))
-        return {str(values["user"]), re.split(r"[\\/]", str(values["home"]))[-1]}
-    except (ValueError, KeyError, TypeError):
-        return set()
+    values = as_object(files.get("identity.json", b""))
+    return {str(values.get("user", "")), re.split(r"[\\/]", str(values.get("home", "")))[-1]}
 
 
 def of_controller(logs: Path, run: str, inventory: Mapping[str, object]) -> dict[str, bytes]:

@@ -6,7 +6,6 @@ Nothing is taken out here: support.py does that on the controller, for all hosts
 from __future__ import annotations
 
 import getpass
-import io
 import json
 import os
 import platform
@@ -16,9 +15,11 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from ..core.files import new_temporary
+from ..core.files import nearest_folder, new_temporary, read_object
+from ..environments.environment import interpreter
+from ..machine.nvidia_smi import find
 from ..runs.state import read_status, state_of
-from ..transfer.folders import SHORT
+from ..transfer.folders import SHORT, add
 
 TAIL_BYTES = 200_000  # of each file and of each program's output
 MOST_FILES = 200
@@ -49,13 +50,6 @@ def pack(home: Path, run: str, python: str) -> dict[str, Any]:
     return {"changed": False, "archive": str(archive), "folder": str(temporary), "run": folder.name}
 
 
-def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Adds a member of this content."""
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))
-
-
 def newest(parent: Path) -> Path:
     """The folder that was changed last; one that does not exist where there is none."""
     found = [path for path in parent.glob("*") if path.is_dir()]
@@ -69,26 +63,23 @@ def run_files(folder: Path) -> list[Path]:
     return sorted(kept, key=lambda path: (path.suffix == ".jsonl", path.name))[:MOST_FILES]
 
 
-def tail(path: Path, limit: int = TAIL_BYTES) -> bytes:
+def tail(path: Path) -> bytes:
     """The end of a file; why there is none where it cannot be read."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            file.seek(max(0, size - limit))
-            content = file.read(limit)
+            file.seek(max(0, size - TAIL_BYTES))
+            content = file.read(TAIL_BYTES)
     except OSError as error:
         return f"cannot be read: {error.strerror}".encode()
-    return content if size <= limit else b"... the beginning is left out ...\n" + content
+    return content if size <= TAIL_BYTES else b"... the beginning is left out ...\n" + content
 
 
 def python_of(home: Path, folder: Path) -> str:
     """Python of the environment that the run's plan names, else of the newest one; "" where there is none."""
-    try:
-        environment = str(json.loads((folder / "plan.json").read_text("utf-8")).get("environment") or "")[:SHORT]
-    except (OSError, ValueError):
-        environment = ""
+    environment = str(read_object(folder / "plan.json").get("environment") or "")[:SHORT]
     place = home / "env" / environment if environment else newest(home / "env")
-    python = place / "Scripts" / "python.exe" if os.name == "nt" else place / "bin" / "python"
+    python = interpreter(place)
     return str(python) if python.exists() else ""
 
 
@@ -96,7 +87,7 @@ def programs(python: str, folder: Path) -> dict[str, list[str]]:
     """File of the bundle -> the command whose output it is."""
     windows = os.name == "nt"
     found = {
-        "nvidia-smi.txt": ["nvidia-smi"],
+        "nvidia-smi.txt": [find()],
         "network.txt": ["ipconfig", "/all"] if windows else ["ip", "address"],
         "routes.txt": ["route", "print"] if windows else ["ip", "route"],
     }
@@ -143,9 +134,7 @@ def user() -> str:
 
 def system(home: Path) -> str:
     """Machine, disk, runs and folders of ours, and the variables that torch looks at."""
-    place = home
-    while not place.is_dir():
-        place = place.parent
+    place = nearest_folder(home)
     disk = shutil.disk_usage(place)
     lines = [
         f"system    {platform.platform()} {platform.machine()}", f"python    {platform.python_version()}",

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from winfleet.core.files import write_atomic
+from winfleet.core.files import read_object, write_atomic
 from winfleet.transfer.folders import content_of
 
 YOUNG_NS: Final = 2 * 10**9  # what changed so recently may change again within one tick of the disk's clock
@@ -25,15 +25,8 @@ class DigestCache:
     def __init__(self, cache: Path, folder: Path) -> None:
         named = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()
         self.path = cache / "digests" / f"{named[:12]}.json"
-        self.before = self._read()
+        self.before: dict[str, list[int | str]] = read_object(self.path)
         self.now: dict[str, list[int | str]] = {}
-
-    def _read(self) -> dict[str, list[int | str]]:
-        try:
-            known = json.loads(self.path.read_text("utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return known if isinstance(known, dict) else {}
 
     def content_of(self, path: Path) -> tuple[str, int]:
         """SHA-256 (64 hex digits) and size of a file, read where it may have changed. Raises OSError."""

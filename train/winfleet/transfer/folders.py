@@ -6,6 +6,7 @@ Ansible's modules use this file on hosts that have no winfleet yet, so what it i
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from ..core.files import replace
+from ..core.files import nearest_folder, replace
 
 SHORT = 12  # hex digits of a digest in folder names; 64 would make torch's paths too long for Windows
 NEVER_SENT = frozenset({".git", "__pycache__", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache"})
@@ -94,6 +95,13 @@ def pack(folder: Path, names: Iterable[PurePosixPath], archive: Path) -> None:
             tar.add(folder / name, arcname=str(name), recursive=False)
 
 
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Adds a member of this content."""
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
 def unpack(archive: Path, target: Path, expected: str) -> None:
     """Unpacks beside the target, verifies the digest, and renames: the target is there whole or not at all.
 
@@ -148,9 +156,7 @@ def prune(parent: Path, keep: int, current: str) -> None:
 
 def free_bytes(home: Path) -> int:
     """Free space on the disk of the nearest folder that exists."""
-    while not home.is_dir():
-        home = home.parent
-    return shutil.disk_usage(home).free
+    return shutil.disk_usage(nearest_folder(home)).free
 
 
 def missing(home: Path, wanted: Mapping[str, str], *, check: bool) -> list[str]:

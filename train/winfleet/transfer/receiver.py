@@ -10,19 +10,18 @@ import contextlib
 import hashlib
 import hmac
 import http.client
-import json
 import os
 import secrets
-import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
-from winfleet.core.serving import SILENT_SECONDS, Handler, Server, serving
+from winfleet.core import serving
+from winfleet.core.serving import SILENT_SECONDS, Handler, Server
 from winfleet.transfer.folders import FolderError, unpack
 
 BLOCK_BYTES: Final = 2**20
@@ -42,54 +41,18 @@ class Wanted:
     limit_bytes: int  # of the archive
 
 
-def wait_for_port(address: str, port: int, seconds: float = 20.0) -> None:
-    """Waits until nobody listens there: an earlier transfer may still tell its result. Raises ReceiverError."""
-    deadline = time.monotonic() + seconds
-    while True:
-        with socket.socket() as probe:
-            if os.name != "nt":
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address, port))
-                probe.listen()
-                return
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise ReceiverError(
-                        f"cannot listen on {address}:{port}: {error.strerror}\n"
-                        "hint: end what uses the port there, or set fleet_address to an address that this host has"
-                    ) from None
-        time.sleep(0.2)
-
-
 def tell(address: str, port: int, text: str, allowed: Collection[str], seconds: float) -> bool:
     """Answers GET /result with the text until one of `allowed` has asked or the seconds are over; says which."""
-    told = threading.Event()
-
-    class Teller(Handler):
-        def do_GET(self) -> None:
-            if self.path != "/result":
-                self.answer(404, "only /result is here")
-                return
-            self.answer(200, text)
-            told.set()
-
-    with serving(Server(address, port, Teller, allowed)):
-        return told.wait(seconds)
+    return serving.hand_over(text.encode("utf-8", "replace"), address, port, "/result", seconds, allowed)
 
 
 def ask(address: str, port: int, timeout: float = 1.0) -> str | None:
     """The text that `tell` serves there, None where nobody tells anything (yet); seconds."""
-    connection = http.client.HTTPConnection(address, port, timeout=timeout)
     try:
-        connection.request("GET", "/result")
-        answer = connection.getresponse()
-        body = answer.read(MAX_ANSWER + 1)
+        status, body = serving.ask(address, port, "/result", timeout, MAX_ANSWER)
     except (OSError, http.client.HTTPException):
         return None
-    finally:
-        connection.close()
-    return body.decode("utf-8", "replace") if answer.status == 200 and len(body) <= MAX_ANSWER else None
+    return body.decode("utf-8", "replace") if status == 200 and len(body) <= MAX_ANSWER else None
 
 
 class _TakingServer(Server):
@@ -108,9 +71,7 @@ class _Taker(Handler):
     server: _TakingServer
 
     def do_PUT(self) -> None:
-        given = self.headers.get("Authorization", "")
-        if not hmac.compare_digest(given.encode("utf-8", "replace"), f"Bearer {self.server.token}".encode()):
-            self.answer(403, "wrong token")
+        if not self.admits(self.server.token):
             return
         with self.server.lock:
             folder = self.server.missing.get(self.path[1:])
@@ -158,7 +119,7 @@ def receive(
     its limit. Raises ReceiverError where nothing that was good arrived for `patience_seconds`.
     """
     server = _TakingServer(address, port, allowed, token, wanted)
-    with serving(server):
+    with serving.serving(server):
         while server.missing:
             if time.monotonic() - server.last > patience_seconds:
                 raise ReceiverError(
@@ -168,10 +129,8 @@ def receive(
             time.sleep(0.05)
 
 
-def send(
-    address: str, port: int, token: str, expected: str, archive: Path, on_progress: Callable[[int], None] | None = None
-) -> None:
-    """Sends a folder's tar archive to a host that runs `receive`; on_progress is given the bytes sent so far.
+def send(address: str, port: int, token: str, expected: str, archive: Path) -> None:
+    """Sends a folder's tar archive to a host that runs `receive`.
 
     Raises ReceiverError with the host's own words where it refuses, or where it cannot be reached.
     """
@@ -186,8 +145,6 @@ def send(
             while block := file.read(BLOCK_BYTES):  # a host that refuses closes in the middle; its answer says why
                 connection.send(block)
                 sent += len(block)
-                if on_progress is not None:
-                    on_progress(sent)
         connection.sock.settimeout(600.0)  # unpacking and digesting take their time
         answer = connection.getresponse()
         text = answer.read(2_000).decode("utf-8", "replace")
@@ -215,12 +172,3 @@ def keep_key(path: Path) -> None:
 def token_for(host: str, key: Path) -> str:
     """What lets this controller send archives to the host; by the key of keep_key(), so that nothing has to remember it."""
     return hmac.new(key.read_bytes(), host.encode(), hashlib.sha256).hexdigest()
-
-
-def as_object(text: str) -> Mapping[str, Any]:
-    """A JSON object from another machine, {} where it is none."""
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}

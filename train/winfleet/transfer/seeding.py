@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from winfleet.core.plan import SWARM_PORT
-from winfleet.core.status import plain
+from winfleet.core.reading import plain
+from winfleet.transfer.job import Result
 from winfleet.transfer.receiver import ask
-from winfleet.transfer.swarm import Result
 from winfleet.transfer.torrents import TICK_SECONDS, SwarmError, open_session, parameters_of, under_name
 
 if TYPE_CHECKING:
@@ -75,13 +75,16 @@ def seed(
     does not come to its end, as stalled; both with a cause that names it. Raises SwarmError where a folder cannot be
     read any more.
     """
-    return _Seeder(shares, hosts, port).run(on_progress, interval, start_seconds, lost_seconds, patience_seconds)
+    return _Seeder(shares, hosts, port, start_seconds, lost_seconds, patience_seconds).run(on_progress, interval)
 
 
 class _Seeder:
-    def __init__(self, shares: Sequence[Share], hosts: Mapping[str, str], port: int) -> None:
+    def __init__(
+        self, shares: Sequence[Share], hosts: Mapping[str, str], port: int, start: float, lost: float, patience: float
+    ) -> None:
         now = time.monotonic()
         self.port, self.shares = port, shares
+        self.start_seconds, self.lost_seconds, self.patience_seconds = start, lost, patience
         self.seen = {
             address: _Seen(host=host, address=address, heard=now, moved=now) for host, address in hosts.items()
         }
@@ -92,14 +95,7 @@ class _Seeder:
     def waiting(self) -> list[_Seen]:
         return [seen for seen in self.seen.values() if seen.result is None]
 
-    def run(
-        self,
-        on_progress: Callable[[Sequence[Progress]], None] | None,
-        interval: float,
-        start_seconds: float,
-        lost_seconds: float,
-        patience_seconds: float,
-    ) -> dict[str, Result]:
+    def run(self, on_progress: Callable[[Sequence[Progress]], None] | None, interval: float) -> dict[str, Result]:
         import libtorrent as lt
 
         session = open_session("", self.port, self.seen)
@@ -117,7 +113,8 @@ class _Seeder:
                 self._look_at_peers()
                 for seen in self.waiting:
                     self._ask(seen, pool)
-                    self._judge(seen, start_seconds, lost_seconds, patience_seconds)
+                for seen in self.waiting:
+                    self._judge(seen)
                 seconds = time.monotonic() - shown
                 if on_progress is not None and (seconds >= interval or not self.waiting):
                     shown += seconds
@@ -169,28 +166,27 @@ class _Seeder:
         elif seen.question is None and not seen.connected:
             seen.question = pool.submit(ask, seen.address, self.port)
 
-    def _judge(self, seen: _Seen, start_seconds: float, lost_seconds: float, patience_seconds: float) -> None:
-        now, who = time.monotonic(), f"{seen.host} ({seen.address})"
-        if seen.result is not None:
-            return
-        hint = f"hint: is it switched on, and may this machine reach its TCP port {self.port}?"
-        if not seen.met and now - seen.heard > start_seconds:
-            cause = f"{who} did not answer on TCP port {self.port} for {start_seconds:.0f} s\n{hint}"
-            seen.result = Result(host=seen.host, state="lost", cause=cause)
-        elif seen.met and now - seen.heard > lost_seconds:
-            cause = f"{who} is gone since {lost_seconds:.0f} s, with {self._percent(seen)} of its files\n{hint}"
-            seen.result = Result(host=seen.host, state="lost", cause=cause)
-        elif seen.connected and seen.done < sum(self.sizes) and now - seen.moved > patience_seconds:
+    def _judge(self, seen: _Seen) -> None:
+        now, who, whole = time.monotonic(), f"{seen.host} ({seen.address})", sum(self.sizes)
+        silent, still = now - seen.heard, now - seen.moved
+        hint = f"is it switched on, and may this machine reach its TCP port {self.port}?"
+        state = cause = ""
+        if not seen.met and silent > self.start_seconds:
+            state = "lost"
+            cause = f"{who} did not answer on TCP port {self.port} for {self.start_seconds:.0f} s\nhint: {hint}"
+        elif seen.met and silent > self.lost_seconds:
+            state = "lost"
             cause = (
-                f"{who} got nothing more for {patience_seconds:.0f} s, with {self._percent(seen)} of its files\n"
-                "hint: look at its disk and its network cable"
+                f"{who} is gone since {self.lost_seconds:.0f} s, with {self._percent(seen)} of its files\nhint: {hint}"
             )
-            seen.result = Result(host=seen.host, state="stalled", cause=cause)
-        elif seen.connected and now - seen.moved > patience_seconds + sum(self.sizes) / VERIFY_BYTES_PER_SECOND:
-            cause = (
-                f"{who} has all of its files since {now - seen.moved:.0f} s, and did not say so\nhint: look at its disk"
-            )
-            seen.result = Result(host=seen.host, state="stalled", cause=cause)
+        elif seen.connected and seen.done < whole and still > self.patience_seconds:
+            state, hint = "stalled", "look at its disk and its network cable"
+            cause = f"{who} got nothing more for {self.patience_seconds:.0f} s, with {self._percent(seen)} of its files\nhint: {hint}"
+        elif seen.connected and still > self.patience_seconds + whole / VERIFY_BYTES_PER_SECOND:
+            state = "stalled"
+            cause = f"{who} has all of its files since {still:.0f} s, and did not say so\nhint: look at its disk"
+        if state:
+            seen.result = Result(host=seen.host, state=state, cause=cause)
 
     def _percent(self, seen: _Seen) -> str:
         return f"{100 * seen.done / sum(self.sizes):.0f} %"

@@ -12,23 +12,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
-import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from winfleet.core.errors import HostError
 from winfleet.core.files import held, replace, write_atomic
-from winfleet.core.plan import SWARM_PORT
-from winfleet.core.status import known_fields, plain
+from winfleet.core.reading import plain
+from winfleet.machine.ports import wait_for_port
 from winfleet.transfer.folders import FolderError, verify
-from winfleet.transfer.receiver import ReceiverError, Wanted, as_object, receive, tell, wait_for_port
+from winfleet.transfer.job import Folder, Job, Result
+from winfleet.transfer.receiver import ReceiverError, Wanted, receive, tell
 from winfleet.transfer.torrents import (
     PIECE_BYTES,
     TICK_SECONDS,
@@ -53,79 +52,6 @@ def available() -> bool:
     return True
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Folder:
-    """One folder that the host shall have."""
-
-    kind: str  # code, data, wheels: for messages
-    target: str  # …/data/<12 hex>; its last part is the torrent's root
-    expected: str  # its digest, 64 hex digits
-    torrent: str = ""  # file with the torrent; "" where an archive comes instead
-    previous: str = ""  # an older folder of the kind, whose equal files are reused; "": none
-    limit_bytes: int = 0  # of an archive
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """What a host's transfer is given: job.json."""
-
-    host: str  # its name in the inventory
-    address: str  # its own, to listen on
-    result: str  # file that gets the result
-    folders: tuple[Folder, ...]
-    peers: Mapping[str, str] = field(default_factory=dict)  # the other hosts: name -> address
-    controllers: tuple[str, ...] = ()  # addresses from which the controller comes
-    port: int = SWARM_PORT  # the same on all hosts
-    token: str = ""  # of archives; "": by BitTorrent
-    patience_seconds: float = 120.0  # without progress, then the transfer fails
-
-    def to_json(self) -> str:
-        """The job as it is written to job.json."""
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
-
-    @classmethod
-    def load(cls, path: Path) -> Job:
-        """Reads job.json. Raises SwarmError where it is none."""
-        try:
-            values = json.loads(path.read_text("utf-8"))
-            values["folders"] = tuple(Folder(**folder) for folder in values["folders"])
-            values["controllers"] = tuple(values.get("controllers", ()))
-            return cls(**values)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise SwarmError(f"{path} is no job: {error}\nhint: deploy again") from None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
-    """How a host's transfer ended; bytes are content, without what the protocol adds."""
-
-    host: str
-    state: str  # whole, failed; the controller adds lost and stalled
-    cause: str = ""  # "" or one sentence and a hint
-    seconds: float = 0.0
-    down_bytes: int = 0
-    up_bytes: int = 0
-    reused_bytes: int = 0  # of the previous folders, and of a broken transfer
-    hash_failures: Mapping[str, int] = field(default_factory=dict)  # address of who sent them -> pieces
-
-    def to_json(self) -> str:
-        """The result as it is written and told."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False) + "\n"
-
-    @classmethod
-    def parse(cls, text: str, host: str) -> Result:
-        """Reads a result that came from that host: types are checked, texts cut, and what is wrong is left out."""
-        values = as_object(text)
-        kept = known_fields(cls, dict(values))
-        failures = values.get("hash_failures")
-        pairs = list(failures.items())[:100] if isinstance(failures, dict) else []
-        counted = {plain(who, 60): number for who, number in pairs if isinstance(number, int)}
-        cause = values.get("cause")
-        kept["cause"] = plain(cause, 1_000) if isinstance(cause, str) else ""
-        kept["state"] = kept.get("state") if kept.get("state") in ("whole", "failed") else "failed"
-        return cls(**{**kept, "host": host, "hash_failures": counted})
-
-
 def run_job(job: Job) -> Result:
     """Brings the job's folders to this host, writes the result's file, and tells the controller how it went."""
     started = time.monotonic()
@@ -141,7 +67,7 @@ def run_job(job: Job) -> Result:
         else:
             swarm.run()
         state, cause = "whole", ""
-    except (SwarmError, ReceiverError, FolderError, OSError) as error:
+    except (SwarmError, ReceiverError, FolderError, HostError, OSError) as error:
         state, cause = "failed", str(error)
     result = Result(
         host=job.host, state=state, cause=cause, seconds=round(time.monotonic() - started, 3), **swarm.counted()

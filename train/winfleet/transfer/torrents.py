@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from winfleet.core.status import plain
+from winfleet.core.reading import plain
 
 if TYPE_CHECKING:
     import libtorrent

@@ -12,20 +12,18 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 from winfleet.core.plan import Host, Plan
 from winfleet.core.status import (
     MAX_BYTES,
+    READER,
     Cause,
     Rank,
     Status,
-    StatusError,
     first_failure,
-    known_fields,
     overall_state,
-    parse,
-    plain,
+    read_file,
 )
 from winfleet.rehearsal.allreduce import PredictionError
 from winfleet.rehearsal.prediction import Prediction
@@ -209,7 +207,8 @@ def _own(folder: Path, host: str, name: str) -> Path | None:
 
 
 def _machine(folder: Path, plan: Plan, host: Host) -> Machine:
-    status = _status(_own(folder, host.name, "status.json"))
+    path = _own(folder, host.name, "status.json")
+    status = read_file(path) if path else None
     ranks = range(host.first_rank, host.first_rank + host.processes)
     lost = Status(
         run=plan.run, host=host.name, machine_rank=host.machine_rank, state="lost", world_size=plan.world_size,
@@ -228,15 +227,6 @@ def _machine(folder: Path, plan: Plan, host: Host) -> Machine:
         rank_logs=found("rank{}.log"),
         rank_stacks=found("rank{}.stack.txt"),
     )
-
-
-def _status(path: Path | None) -> Status | None:
-    if path is None or path.stat().st_size > MAX_BYTES:
-        return None
-    try:
-        return parse(path.read_bytes())
-    except StatusError:
-        return None
 
 
 def _prediction(path: Path) -> tuple[Prediction | None, str]:
@@ -283,7 +273,7 @@ Points = list[tuple[int, float, tuple[float | None, ...]]]  # generation, x, val
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Metric:
-    """What a line of metrics-rank<r>.jsonl may hold, beside `logged`."""
+    """What a line of metrics-rank<r>.jsonl may hold."""
 
     step: int
     time: float | None = None
@@ -293,6 +283,8 @@ class _Metric:
     compute_seconds: float | None = None
     communication_seconds: float | None = None
     data_seconds: float | None = None
+    # what the script logged, in place of all but step
+    logged: Annotated[Mapping[Annotated[str, 80], float], MAX_NAMES] | None = None
 
 
 def _lines(path: Path | None) -> Iterator[dict[str, Any]]:
@@ -316,14 +308,12 @@ def _metrics(path: Path | None) -> tuple[Points, dict[str, Points], int]:
     logged: dict[str, Points] = {}
     bad = 0
     for line in _lines(path):
-        known = known_fields(_Metric, line)
-        if "step" not in known:
+        at = READER.read_or_none(_Metric, line)
+        if at is None:
             continue
-        at = _Metric(**known)
-        if isinstance(values := line.get("logged"), dict):
-            for key in list(values)[:MAX_NAMES]:
-                name, value = " ".join(plain(key, 80).split()), values[key]
-                if isinstance(value, int | float) and (name in logged or len(logged) < MAX_NAMES):
+        if at.logged is not None:
+            for name, value in at.logged.items():
+                if name in logged or len(logged) < MAX_NAMES:
                     logged.setdefault(name, []).append((at.generation, at.step, (value,)))
         elif "logged" not in line:
             bad += isinstance(line.get("loss"), float) and at.loss is None
@@ -338,9 +328,9 @@ def _usage(folder: Path, host: Host) -> list[Track]:
         time, entries = line.get("time"), line.get("ranks")
         if not isinstance(entries, list) or not isinstance(time, int | float):
             continue
-        for entry in (entry for entry in entries if isinstance(entry, dict)):
-            use = Rank(**{"rank": -1, **known_fields(Rank, entry)})
-            if 0 <= use.rank - host.first_rank < host.processes:
+        for entry in entries:
+            use = READER.read_or_none(Rank, entry)
+            if use is not None and 0 <= use.rank - host.first_rank < host.processes:
                 memory = [value and value / MIB_PER_GIB for value in (use.memory_mib, use.gpu_memory_mib)]
                 values = (use.cpu_percent, memory[0], use.gpu_percent, memory[1], use.gpu_celsius)
                 courses.setdefault(use.rank, []).append((0, time, values))

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from winfleet.core.status import ENDED, Rank, Status, plain
+from winfleet.core.reading import plain
+from winfleet.core.status import ENDED, Rank, Status
 from winfleet.view.verdict import share
 
 MAX_CELL: Final = 24  # characters of a name from another machine
