@@ -58,8 +58,9 @@ class Cluster:
         return values
 
     def log(self, machine_rank: int, rank: int) -> list[str]:
-        """Lines of a rank's log."""
-        return (self.runs(machine_rank) / f"rank{rank}.log").read_text("utf-8").splitlines()
+        """Lines of a rank's log, without torch's warnings, as of a host whose name is not known."""
+        lines = (self.runs(machine_rank) / f"rank{rank}.log").read_text("utf-8").splitlines()
+        return [line for line in lines if not line.startswith("[W")]
 
     def wait_for_training(self) -> None:
         """Waits until the ranks of all hosts train."""

@@ -219,6 +219,7 @@ def asked(**values: Any) -> Environment:
 TAG = f"cp{VERSION.replace('.', '')}"
 
 
+@pytest.mark.index
 def test_a_torch_of_the_users_is_taken_and_the_cpu_build_is_refused_for_gpus(tmp_path: Path) -> None:
     own = tmp_path / "own"
     torch_wheel(own, "2.13.0+cpu", tag=f"{TAG}-{TAG}-win_amd64")

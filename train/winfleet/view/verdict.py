@@ -131,7 +131,8 @@ class Blame:
     """Names whom the others wait for, once for each: for lines that stay, while a live view may say it anew each second."""
 
     def __init__(self) -> None:
-        self._named = self._suspect = ""
+        self._named: set[str] = set()
+        self._suspect = ""
 
     def name(self, statuses: Sequence[Status]) -> str | None:
         """What find_culprit() says, else find_brake() where it means the same rank as at the look before: one look is chance."""
@@ -139,7 +140,7 @@ class Blame:
         text = stuck or find_brake(statuses) or ""
         who = text.partition(":")[0]  # behind it are figures, which differ each time
         before, self._suspect = self._suspect, who
-        if not who or who == self._named or not (stuck or who == before):
+        if not who or who in self._named or not (stuck or who == before):
             return None
-        self._named = who
+        self._named.add(who)
         return text
