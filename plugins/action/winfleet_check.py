@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from ansible import context
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from winfleet.controller.settings import as_typed
 from winfleet.preflight.comparisons import table
 from winfleet.preflight.found import Found, read
 from winfleet.preflight.judge import Wanted, find_problems, runs_going_on
@@ -72,15 +72,6 @@ def judge(hosts: dict[str, Found], silent: dict[str, str], wanted: Wanted, *, al
         Display().display(line)
     if stopping:
         raise AnsibleActionFail(error_text(stopping))
-
-
-def as_typed(extra_vars: Any) -> str:
-    """fleet_command of `-e fleet_command="train.py --epochs 3"`, which Ansible would cut off at the first blank."""
-    for text in reversed([str(text) for text in extra_vars]):
-        typed = re.search(r"(?:^|\s)fleet_command=(?!['\"])(.*?)(?=\s+fleet_\w+=|$)", text, re.DOTALL)
-        if typed:
-            return typed[1].strip()
-    return ""
 
 
 def optional_path(value: object) -> Path | None:
