@@ -16,7 +16,7 @@ Option = Mapping[str, Any]  # of an argument_specs.yml: type, and where they are
 Roles = Mapping[str, Mapping[str, Option]]  # owner of a prefix, "fleet" or a role -> name -> option
 
 UNKNOWN: Final = object()  # a value that only a later task can tell
-NEAR: Final = 0.5  # of two names' similarity, 0 to 1; below it nothing is proposed
+NEAR: Final = 0.6  # of two names' similarity, 0 to 1; below it nothing is proposed
 SAME_PREFIX: Final = 0.15  # a name of the same prefix is this much nearer
 
 # What no argument_specs.yml can say. Numbers are not negative but for these.

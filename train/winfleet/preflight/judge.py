@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from winfleet.core.causes import describe_unreachable
+from winfleet.core.causes import NO_PYTHON, describe_unreachable
 from winfleet.core.plan import RUN_NAME, PlanError, check_addresses
 from winfleet.preflight.comparisons import compare_hosts
 from winfleet.preflight.found import Found
@@ -66,7 +66,8 @@ def say_silent(name: str, why: str) -> Problem:
     if why.startswith(LATE):
         hint = f"see what keeps {name} busy, or wait longer: -e fleet_answer_seconds=600"
         return Problem(where=name, check="reachable", what=f"did not answer: {why}", hint=hint)
-    what, _, hint = describe_unreachable(name, why).partition("\n  hint: ")
+    said = why if why.startswith(NO_PYTHON) else describe_unreachable(name, why)
+    what, _, hint = said.partition("\n  hint: ")
     return Problem(where=name, check="reachable", what=what, hint=hint)
 
 
