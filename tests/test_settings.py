@@ -45,7 +45,7 @@ def test_names_that_are_not_ours_are_let_pass(name: str) -> None:
     [
         ("fleet_processes", "zwei", "a whole number"), ("fleet_processes", 2.5, "a whole number"),
         ("fleet_processes", True, "a whole number"), ("fleet_processes", None, "a whole number"),
-        ("fleet_processes", -1, "a whole number from 0 up"), ("fleet_rehearsal_steps", "-3", "a whole number from 0 up"),
+        ("fleet_stuck_seconds", -1, "a whole number from 0 up"), ("fleet_rehearsal_steps", "-3", "a whole number from 0 up"),
         ("fleet_free_disk_gb", "much", "a number"), ("fleet_free_disk_gb", "nan", "a number"),
         ("fleet_answer_seconds", 0, "a number from 1 up"), ("winrm_setup_renew_days", -2, "a whole number from -1 up"),
         ("fleet_rehearsal", "maybe", "true or false"), ("fleet_follow", 2, "true or false"),

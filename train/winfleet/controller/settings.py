@@ -20,7 +20,8 @@ NEAR: Final = 0.6  # of two names' similarity, 0 to 1; below it nothing is propo
 SAME_PREFIX: Final = 0.15  # a name of the same prefix is this much nearer
 
 # What no argument_specs.yml can say. Numbers are not negative but for these.
-LEAST: Final[Mapping[str, int]] = {
+LEAST: Final[Mapping[str, float]] = {
+    "fleet_processes": -math.inf,  # the preflight says it, with the host
     "winrm_setup_renew_days": -1,
     **dict.fromkeys(
         (
