@@ -13,7 +13,7 @@ from winfleet.environments.wheels import Environment, check_build, download
 
 
 class ActionModule(ActionBase):
-    """winfleet_wheels: requirements (text), torch, python_version, platform, torch_backend, own, cache; returns {"path"}, made once.
+    """winfleet_wheels: requirements (text), torch, python_version, platform, torch_backend, own, built, cache; returns {"path"}, made once.
 
     Refuses a torch without CUDA where the preflight found GPUs.
     """
@@ -24,9 +24,10 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
         """Ansible's entry."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        given = {key: str(value) for key, value in self._task.args.items() if key not in ("cache", "own")}
-        cache, own = Path(self._task.args["cache"]).expanduser(), str(self._task.args["own"])
-        wanted = Environment(**given, own=Path(own).expanduser() if own else None)
+        given = {key: str(value) for key, value in self._task.args.items()}
+        cache = Path(given.pop("cache")).expanduser()
+        own, built = (Path(path).expanduser() if (path := given.pop(key)) else None for key in ("own", "built"))
+        wanted = Environment(**given, own=own, built=built)
         gpus = {name: names_of_gpus(task_vars["hostvars"][name]) for name in task_vars["ansible_play_hosts"]}
         folder, changed = wanted.folder(cache), False
         try:
