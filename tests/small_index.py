@@ -68,13 +68,15 @@ class SmallIndex:
         archive = self.folder / path.rpartition("/")[2]
         return archive.read_bytes() if archive.is_file() else None
 
-    def wheel(self, name: str, version: str, *needs: str, tags: Sequence[str] = ("py3-none-any",)) -> None:
+    def wheel(
+        self, name: str, version: str, *needs: str, tags: Sequence[str] = ("py3-none-any",), code: str = ""
+    ) -> None:
         """A package with a wheel for each tag."""
         file = name.replace("-", "_")
         for tag in tags:
             info = f"{file}-{version}.dist-info"
             members = {
-                f"{file.lower()}.py": f"version = {version!r}\n", f"{info}/METADATA": metadata(name, version, needs),
+                f"{file.lower()}.py": code or f"version = {version!r}\n", f"{info}/METADATA": metadata(name, version, needs),
                 f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n",
             }  # fmt: skip
             record = "".join(f"{path},sha256={urlsafe(text.encode())},{len(text)}\n" for path, text in members.items())
