@@ -15,6 +15,7 @@ from winfleet.preflight.comparisons import table
 from winfleet.preflight.found import Found, read
 from winfleet.preflight.judge import Wanted, find_problems, runs_going_on
 from winfleet.preflight.problems import error_text, read_names, sort_out
+from winfleet.transfer.including import as_patterns
 
 
 class ActionModule(ActionBase):
@@ -41,7 +42,7 @@ class ActionModule(ActionBase):
             free_disk_gb=float(given["free_disk_gb"]),
             processes={name: int(hostvars[name].get("fleet_processes", 0)) for name in names},
             warnings=read_names(given["warnings"]), torch_backend=str(given["torch_backend"]),
-            python_version=str(given["python_version"]),
+            python_version=str(given["python_version"]), include=as_patterns(given["include"]),
         )  # fmt: skip
         look_only = bool(given["look_only"])
         running = runs_going_on(hosts)

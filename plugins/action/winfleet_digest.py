@@ -9,7 +9,8 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from winfleet.environments.package import stage
 from winfleet.transfer.digest_cache import DigestCache
-from winfleet.transfer.folders import SHORT, FolderError, digest, list_files
+from winfleet.transfer.folders import SHORT, FolderError, digest, list_sent
+from winfleet.transfer.including import as_patterns
 from winfleet.transfer.names import explain_unholdable
 from winfleet.transfer.receiver import keep_key
 from winfleet.transfer.torrents import SwarmError, make_torrent
@@ -19,7 +20,7 @@ class ActionModule(ActionBase):
     """winfleet_digest: {"folders": {kind: path or ""}} becomes {"digests": {kind: 64 hex}, "sources": {kind: path}, "bytes"}.
 
     Where a host's own connection is slow for files, folders above `swarm_mb` get a torrent: "torrents" {kind: file}.
-    A file name that a Windows host cannot hold is refused here, before anything is sent.
+    `include` are patterns of files of the code that git ignores. A file name that a Windows host cannot hold is refused here, before anything is sent.
     "key" is the file of this controller's tokens.
     """
 
@@ -31,11 +32,12 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         cache = Path(self._task.args["cache"]).expanduser()
         given = {kind: Path(path).expanduser() for kind, path in self._task.args["folders"].items() if path}
+        include = as_patterns(self._task.args["include"])
         hostvars, present = task_vars["hostvars"], task_vars["ansible_play_hosts"]
         hosts = {name: (hostvars[name].get("fleet_host") or {}).get("host", {}) for name in present}
         try:
             sources = {"agent": stage(cache / "agent"), **given}
-            names = {kind: list_files(path, honour_git=kind == "code") for kind, path in sources.items()}
+            names = {kind: list_sent(path, kind, include) for kind, path in sources.items()}
             for kind, path in given.items():
                 if why := explain_unholdable(f"{kind} {path}", kind, names[kind], hosts):
                     raise FolderError(why)
@@ -56,6 +58,7 @@ class ActionModule(ActionBase):
             "key": str(cache / "transfer.key"),
             "sources": {kind: str(p) for kind, p in sources.items()},
             "bytes": sizes,
+            "include": include,
             "torrents": {kind: str(p) for kind, p in torrents.items()},
         }
 

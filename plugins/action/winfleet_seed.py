@@ -11,7 +11,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from winfleet.core.plan import SWARM_PORT
-from winfleet.transfer.folders import SHORT, list_files, pack
+from winfleet.transfer.folders import SHORT, list_sent, pack
 from winfleet.transfer.receiver import ReceiverError, send, token_for
 from winfleet.transfer.seeding import Progress, Share, seed
 from winfleet.transfer.swarm import Result
@@ -76,7 +76,7 @@ class ActionModule(ActionBase):
                 source = Path(wanted["sources"][kind])
                 with tempfile.TemporaryDirectory(prefix="winfleet-") as folder:
                     archive = Path(folder, f"{kind}.tar")
-                    pack(source, list_files(source, honour_git=kind == "code"), archive)
+                    pack(source, list_sent(source, kind, wanted["include"]), archive)
                     try:
                         send(addresses[name], SWARM_PORT, token_for(name, key), wanted["digests"][kind], archive)
                     except ReceiverError as error:

@@ -14,8 +14,9 @@ from winfleet.core.plan import RUN_NAME, PlanError, check_addresses
 from winfleet.preflight.comparisons import compare_hosts
 from winfleet.preflight.found import Found
 from winfleet.preflight.hosts import check_host
+from winfleet.preflight.ignored import check_ignored
 from winfleet.preflight.problems import Problem, check_names
-from winfleet.transfer.folders import FolderError, list_files
+from winfleet.transfer.folders import FolderError, list_sent
 from winfleet.transfer.names import explain_unholdable
 
 
@@ -32,6 +33,7 @@ class Wanted:
     processes: Mapping[str, int]  # host -> fleet_processes
     warnings: Sequence[str] = ()  # fleet_warnings: checks that only warn
     torch_backend: str = "auto"  # uv_env_torch_backend
+    include: Sequence[str] = ()  # fleet_include
     python_version: str = ""  # uv_env_python_version, the minor; "" for any
 
 
@@ -96,6 +98,9 @@ def check_files(wanted: Wanted) -> list[Problem]:
         )
     else:
         problems += check_command(wanted)
+        problems += check_ignored(
+            wanted.project, typed_words(wanted.command), wanted.config, wanted.data, wanted.include
+        )
     if wanted.data is not None and not wanted.data.is_dir():
         add(
             f"fleet_data: no folder {wanted.data}",
@@ -119,7 +124,7 @@ def check_windows_names(hosts: Mapping[str, Found], wanted: Wanted) -> list[Prob
         if folder is None or not windows:
             continue
         try:
-            names = list_files(folder, honour_git=kind == "code")
+            names = list_sent(folder, kind, wanted.include)
         except FolderError:  # its digest says so, or check_files() has
             continue
         if why := explain_unholdable(f"{setting} {folder}", kind, names, windows, wanted.run):
@@ -132,6 +137,14 @@ def split_command(command: str) -> list[str]:
     """The words of fleet_command, a leading `python` left out. Raises ValueError where a quote is left open."""
     words = shlex.split(command)
     return words[1:] if words and words[0] in ("python", "python3", "python.exe") else words
+
+
+def typed_words(command: str) -> list[str]:
+    """The same; none where check_command() refuses it."""
+    try:
+        return split_command(command)
+    except ValueError:
+        return []
 
 
 def check_command(wanted: Wanted) -> list[Problem]:
