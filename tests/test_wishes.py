@@ -71,7 +71,7 @@ def test_files_that_are_included_are_followed(tmp_path: Path) -> None:
         ("git+https://github.com/a/b.git@main#egg=b", "a repository"), ("b @ git+ssh://git@x/b", "a repository"),
         ("./local", "the path lies"), ("../x/y.tar.gz", "the path lies"), ("C:\\wheels\\a-1-py3-none-any.whl", "the path lies"),
         ("~/x", "the path lies"), ("a-1-py3-none-any.whl", "the path lies"), ("--find-links wheels", "the path lies"),
-        ("numpy @ file:///croot/numpy_1707/work/dist/numpy-1.26.4-cp311.whl#sha256=1f", "the file lies"),
+        ("numpy @ file:///croot/numpy_1707/dist/numpy-1.26.4-cp311.whl#sha256=1f", "the file lies"),
         ("https://x.y/a.zip", "an address needs a name"), ("numpy=1.26.4=py311h64a7726_0", "that is conda's own form: write numpy==1.26.4"),
         ("--index-url https://u:secret@x/simple", "the address holds a password"), ("--frobnicate", "winfleet does not know"),
     ],
