@@ -18,7 +18,10 @@ PLAYBOOKS = sorted(
     for pattern in ("*.yml", "playbooks/*.yml", "molecule/*/converge.yml", "molecule/*/verify.yml")
     for path in ROOT.glob(pattern)
 )
-TYPES: dict[str, type] = {each.__name__: each for each in (str, int, bool, float, list, dict)} | {"path": str, "raw": object}
+TYPES: dict[str, type] = {each.__name__: each for each in (str, int, bool, float, list, dict)} | {
+    "path": str,
+    "raw": object,
+}
 
 # Given to a real ansible-playbook that has no task to run: a line for each play, with the variables of each host.
 CALLBACK = """
