@@ -64,6 +64,8 @@ class ActionModule(ActionBase):
         """What a template says for the host, UNKNOWN where it says nothing yet; other values as they are."""
         if isinstance(value, PLAIN) and not self._templar.is_template(value):
             return value
+        if not host:
+            return UNKNOWN
         try:
             said = task_vars["hostvars"][host][name]
         except (AnsibleError, KeyError):
