@@ -38,7 +38,9 @@ class ActionModule(ActionBase):
                 found |= {"built": "", "said": say_given(project)}
             else:
                 workers = Workers(windows=given["windows"] == "True", python_version=given["python"])
-                found = find_packages(project, ours, find_uv_bin(), workers, given["torch_backend"], cache)
+                found = find_packages(
+                    project, ours, find_uv_bin(), workers, given["torch_backend"], cache, Display().display
+                )
         except LockError as error:
             raise AnsibleActionFail(f"controller: {error}".replace("\nhint:", "\n  hint:")) from None
         for line in found.pop("said"):

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,8 @@ from winfleet.environments.lock import LockError, blocks
 from winfleet.environments.resolving import Resolved, Workers, has_wheel, packages_of, quote, who_asks
 
 PURE: Final = "-none-any.whl"
+LIMIT_SECONDS: Final = 300.0  # pure Python takes seconds; what compiles is not waited for
+SAID: Final = 600  # characters
 NOT_PURE: Final = "not-pure"  # in the place of a wheel: what is to be said of it
 
 
@@ -37,7 +40,7 @@ def build_pure(found: Resolved, requirements: str, workers: Workers, cache: Path
         elif workers.windows:
             lines = "; ".join(who_asks(name, packages, found.wishes))
             raise LockError(
-                f"{lines}: {name} {entry['version']} has no wheel for {workers}, and its source is not pure Python\n{quote(said)}\n"
+                f"{lines}: {name} {entry['version']} has no wheel for {workers}, and no pure Python wheel could be made of its source\n{quote(said)}\n"
                 "hint: take a version that has one, or mark the line for other systems: NAME; sys_platform == 'linux'"
             )
     return "".join(texts.values()), together(wheels, cache / "built") if wheels else None
@@ -59,7 +62,9 @@ def build_once(name: str, entry: Mapping[str, Any], cache: Path) -> tuple[Path |
             if made is None or not made.name.endswith(PURE):
                 for path in fresh.iterdir():
                     path.unlink()
-                (fresh / NOT_PURE).write_text(said or f"built here it is {made and made.name}", "utf-8")
+                (fresh / NOT_PURE).write_text(
+                    said or f"built here it becomes {made.name if made else 'nothing'}", "utf-8"
+                )
             folder.parent.mkdir(exist_ok=True)
             if not folder.is_dir():
                 shutil.move(fresh, folder)
@@ -68,13 +73,27 @@ def build_once(name: str, entry: Mapping[str, Any], cache: Path) -> tuple[Path |
 
 
 def build(requirement: str, scratch: Path, target: Path) -> str:
-    """Has pip build the source; its words where it cannot."""
+    """Has pip build the source; its words where it cannot, or not soon."""
     listed = scratch / "source.txt"
     listed.write_text(requirement + "\n", "utf-8")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--ignore-requires-python", "--require-hashes",
                "--wheel-dir", str(target), "-r", str(listed)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False)
-    return (done.stderr or done.stdout).strip()[-1_000:] if done.returncode else ""
+    with (scratch / "said.txt").open("w+b") as said:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)
+        try:
+            code = process.wait(LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # the compilers that it started, too
+            process.wait()
+            return f"it was not built after {LIMIT_SECONDS:.12g} s"
+        said.seek(0)
+        return last_words(said.read().decode("utf-8", "replace")) if code else ""
+
+
+def last_words(said: str) -> str:
+    """What a build failed of: the last error that is not only that of the program around it."""
+    errors = re.findall(r"^\s*(?:[\w.]*(?:Error|Exception)\b|error: (?!subprocess|metadata)).*", said, re.MULTILINE)
+    return str(errors[-1]).strip() if errors else said.strip()[-SAID:]
 
 
 def is_out_of_reach(said: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,11 +15,17 @@ WIDE: Final = 118  # columns of what is shown
 
 
 def find_packages(
-    project: Path, ours: Path, uv: str, workers: Workers, torch_backend: str, cache: Path
+    project: Path,
+    ours: Path,
+    uv: str,
+    workers: Workers,
+    torch_backend: str,
+    cache: Path,
+    say: Callable[[str], object] = str,
 ) -> dict[str, Any]:
     """What read_lock() gives, with "built": a folder of wheels made here, or "", and "said": lines for the user.
 
-    Raises LockError.
+    `say` is told where it takes a while. Raises LockError.
     """
     if (project / "uv.lock").is_file():
         lock = read_lock(project, ours, uv, workers.python_version, torch_backend)
@@ -27,7 +34,7 @@ def find_packages(
         beside = (project / "requirements.txt").is_file()
         said = [f"Packages: uv.lock of {project}; the requirements.txt beside it is not read"] if beside else []
         return {**lock, "built": "", "said": said}
-    found = resolve(project, ours, uv, workers, cache)
+    found = resolve(project, ours, uv, workers, cache, say)
     lock = read_lock(found.folder if found else ours, ours, uv, workers.python_version, torch_backend)
     if found is None:
         return {**lock, "built": "", "said": []}

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -70,10 +70,13 @@ class Resolved:
     head: str  # lines that the requirements begin with: other indexes
 
 
-def resolve(project: Path, ours: Path, uv: str, workers: Workers, cache: Path) -> Resolved | None:
+def resolve(
+    project: Path, ours: Path, uv: str, workers: Workers, cache: Path, say: Callable[[str], object] = str
+) -> Resolved | None:
     """The project's lock below `cache`, made where it is missing; None where the project asks for nothing.
 
     Packages that winfleet's own lock (of the folder `ours`) has are taken in its versions where the project lets them be.
+    `say` is told where it takes a while.
     Raises LockError with the requirement's own line.
     """
     try:
@@ -93,6 +96,9 @@ def resolve(project: Path, ours: Path, uv: str, workers: Workers, cache: Path) -
     found = Resolved(folder=folder, wishes=wishes, head=head)
     if folder.is_dir():
         return found
+    say(
+        f"Resolving {', '.join(wishes.files)} for {workers} (once; longer where packages are published as source alone)"
+    )
     said = lock(folder, text, known, uv)
     bare = project_text(wishes, workers, gloo=False)
     if "torch" in said and workers.windows and not lock(None, bare, known, uv):
