@@ -18,7 +18,10 @@ PLAYBOOKS = sorted(
     for pattern in ("*.yml", "playbooks/*.yml", "molecule/*/converge.yml", "molecule/*/verify.yml")
     for path in ROOT.glob(pattern)
 )
-TYPES: dict[str, type] = {"str": str, "int": int, "bool": bool, "float": float, "list": list, "dict": dict, "path": str}
+TYPES: dict[str, type] = {each.__name__: each for each in (str, int, bool, float, list, dict)} | {
+    "path": str,
+    "raw": object,
+}
 
 # Given to a real ansible-playbook that has no task to run: a line for each play, with the variables of each host.
 CALLBACK = """
@@ -115,7 +118,7 @@ def test_an_inventory_wins_over_our_defaults_from_every_playbook(playbook: str, 
     }  # fmt: skip
     assert set(of_inventory) < set(defaults)
     plays = [line for line in resolved if line["file"] == playbook and line["host"] != "localhost"]
-    controller_alone = playbook == "add_workers.yml"
+    controller_alone = playbook in ("add_workers.yml", "playbooks/settings.yml")
     assert {line["host"] for line in plays} == (set() if controller_alone else {"pc1", "pc2"})
     for line in plays:
         processes = {"fleet_processes": 3} if line["host"] == "pc2" else {}

@@ -187,9 +187,7 @@ def test_advice_is_the_same_prediction_with_the_setting_and_the_best_comes_first
     assert {"accumulation", "fp16", "averaging", "cable"} == {advice.name for advice in found}
     now = predict(base).samples_per_second
     by_setting = {advice.setting: advice for advice in found}
-    four = next(
-        advice for setting, advice in by_setting.items() if setting.startswith("gradient accumulation over 4")
-    )
+    four = next(advice for setting, advice in by_setting.items() if setting.startswith("gradient accumulation over 4"))
     assert four.samples_per_second == predict(dataclasses.replace(base, accumulation=4)).samples_per_second
     fp16 = next(advice for advice in found if advice.name == "fp16")
     assert fp16.gain == pytest.approx(predict(halved(base)).samples_per_second / now)

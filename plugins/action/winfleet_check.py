@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,12 @@ from typing import Any
 from ansible import context
 from ansible.errors import AnsibleActionFail
 from winfleet.controller.actions import Action
+from winfleet.controller.settings import as_typed
 from winfleet.preflight.comparisons import table
 from winfleet.preflight.found import read
 from winfleet.preflight.judge import Wanted, find_problems, runs_going_on
 from winfleet.preflight.problems import read_names
+from winfleet.transfer.including import as_patterns
 
 
 class ActionModule(Action):
@@ -36,7 +37,7 @@ class ActionModule(Action):
             free_disk_gb=float(given["free_disk_gb"]),
             processes={name: int(self.of(name).get("fleet_processes", 0)) for name in names},
             warnings=read_names(given["warnings"]), torch_backend=str(given["torch_backend"]),
-            python_version=str(given["python_version"]),
+            python_version=str(given["python_version"]), include=as_patterns(given["include"]),
         )  # fmt: skip
         look_only = bool(given["look_only"])
         running = runs_going_on(hosts)
@@ -58,15 +59,6 @@ class ActionModule(Action):
         if joining and not plan.is_file():
             raise AnsibleActionFail(say_begun_elsewhere(run, plan))
         return {"run": run, "command": command, "joining": joining, "finished": finished}
-
-
-def as_typed(extra_vars: Any) -> str:
-    """fleet_command of `-e fleet_command="train.py --epochs 3"`, which Ansible would cut off at the first blank."""
-    for text in reversed([str(text) for text in extra_vars]):
-        typed = re.search(r"(?:^|\s)fleet_command=(?!['\"])(.*?)(?=\s+fleet_\w+=|$)", text, re.DOTALL)
-        if typed:
-            return typed[1].strip()
-    return ""
 
 
 def why_silent(looked: Any) -> str:

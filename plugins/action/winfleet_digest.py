@@ -9,7 +9,8 @@ from winfleet.controller.actions import Action
 from winfleet.controller.fetching import SLOW
 from winfleet.environments.package import stage
 from winfleet.transfer.digest_cache import DigestCache
-from winfleet.transfer.folders import SHORT, FolderError, digest, list_files
+from winfleet.transfer.folders import SHORT, FolderError, digest, list_sent
+from winfleet.transfer.including import as_patterns
 from winfleet.transfer.names import explain_unholdable
 from winfleet.transfer.receiver import keep_key
 from winfleet.transfer.torrents import SwarmError, make_torrent
@@ -19,7 +20,7 @@ class ActionModule(Action):
     """winfleet_digest: {"folders": {kind: path or ""}} becomes {"digests": {kind: 64 hex}, "sources": {kind: path}, "bytes"}.
 
     Where a host's own connection is slow for files, folders above `swarm_mb` get a torrent: "torrents" {kind: file}.
-    A file name that a Windows host cannot hold is refused here, before anything is sent.
+    `include` are patterns of files of the code that git ignores. A file name that a Windows host cannot hold is refused here, before anything is sent.
     "key" is the file of this controller's tokens.
     """
 
@@ -27,10 +28,10 @@ class ActionModule(Action):
 
     def act(self) -> dict[str, Any]:
         """Digests them."""
-        cache = self.path("cache")
+        cache, include = self.path("cache"), as_patterns(self.given["include"])
         given = {kind: Path(path).expanduser() for kind, path in self.given["folders"].items() if path}
         sources = {"agent": stage(cache / "agent"), **given}
-        names = {kind: list_files(path, honour_git=kind == "code") for kind, path in sources.items()}
+        names = {kind: list_sent(path, kind, include) for kind, path in sources.items()}
         hosts = {name: self.found_on(name) for name in self.present}
         for kind, path in given.items():
             if why := explain_unholdable(f"{kind} {path}", kind, names[kind], hosts):
@@ -47,6 +48,7 @@ class ActionModule(Action):
             "key": str(cache / "transfer.key"),
             "sources": {kind: str(p) for kind, p in sources.items()},
             "bytes": sizes,
+            "include": include,
             "torrents": {kind: str(p) for kind, p in torrents.items()},
         }
 

@@ -9,8 +9,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from winfleet.controller.actions import Action
+from winfleet.core.causes import UNREAD, describe_interpreter
 from winfleet.preflight.found import read
 from winfleet.preflight.judge import say_late
+
+# Which interpreters of a host run at all, and are new enough for Ansible.
+OTHERS = (
+    "for python in /usr/bin/python3 /usr/bin/python3.* /usr/local/bin/python3*; do "
+    '"$python" -c \'import sys; sys.exit(sys.version_info < (3, 8))\' 2>/dev/null && echo "$python"; done'
+)
 
 
 class LateError(BaseException):
@@ -36,12 +43,20 @@ class ActionModule(Action):
         answered = time.time()
         host = told.get("host")
         if not isinstance(host, dict):
-            return {"silent": str(told.get("msg", "it told nothing"))}
+            return {"silent": self._why(told)}
         half = (answered - asked) / 2
         clock = read(host).clock
         host["skew_seconds"] = None if clock is None else clock - (asked + half)
         host["skew_error_seconds"] = half
         return {"host": host}
+
+    def _why(self, told: Any) -> str:
+        """Why the module told nothing: on Linux it may be the Python, and another one of the host may do."""
+        text, python = str(told.get("msg", "it told nothing")), (self._used_interpreter or "").lstrip("#!")
+        if self._connection._shell.SHELL_FAMILY == "powershell" or not UNREAD.search(text):
+            return text
+        runs = self._low_level_execute_command(OTHERS, sudoable=False)["stdout"].split()
+        return describe_interpreter(self.name, told, python, runs)
 
 
 @contextlib.contextmanager

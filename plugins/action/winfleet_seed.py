@@ -10,7 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from winfleet.controller.actions import Action
 from winfleet.core.plan import SWARM_PORT
-from winfleet.transfer.folders import SHORT, list_files, pack
+from winfleet.transfer.folders import SHORT, list_sent, pack
 from winfleet.transfer.job import Result
 from winfleet.transfer.receiver import ReceiverError, send, token_for
 from winfleet.transfer.seeding import Progress, Share, seed
@@ -66,7 +66,7 @@ class ActionModule(Action):
                 source = Path(wanted["sources"][kind])
                 with tempfile.TemporaryDirectory(prefix="winfleet-") as folder:
                     archive = Path(folder, f"{kind}.tar")
-                    pack(source, list_files(source, honour_git=kind == "code"), archive)
+                    pack(source, list_sent(source, kind, wanted["include"]), archive)
                     try:
                         send(addresses[name], SWARM_PORT, token_for(name, key), wanted["digests"][kind], archive)
                     except ReceiverError as error:

@@ -9,11 +9,11 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from winfleet.controller.actions import Action, failed
 from winfleet.controller.fetching import SLOW
-from winfleet.transfer.folders import list_files, pack
+from winfleet.transfer.folders import list_sent, pack
 
 
 class ActionModule(Action):
-    """winfleet_sync: home, sources {kind: path}, digests {kind: 64 hex}, torrents {kind: file}, keep, refuse.
+    """winfleet_sync: home, sources {kind: path}, digests {kind: 64 hex}, torrents {kind: file}, include, keep, refuse.
 
     Returns "sent" and "swarm", the kinds that are left: WinRM is slow for files, so a Windows host takes big ones otherwise.
     """
@@ -40,7 +40,7 @@ class ActionModule(Action):
     def _send(self, kind: str, source: Path, common: dict[str, Any], looked: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory(prefix="winfleet-") as folder:
             archive = Path(folder, f"{kind}.tar")
-            pack(source, list_files(source, honour_git=kind == "code"), archive)
+            pack(source, list_sent(source, kind, self._task.args["include"]), archive)
             size = archive.stat().st_size
             if 2 * size > looked["free_bytes"]:
                 raise AnsibleActionFail(

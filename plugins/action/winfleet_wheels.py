@@ -11,7 +11,7 @@ from winfleet.environments.wheels import Environment, check_build, download
 
 
 class ActionModule(Action):
-    """winfleet_wheels: requirements (text), torch, python_version, platform, torch_backend, own, cache; returns {"path"}, made once.
+    """winfleet_wheels: requirements (text), torch, python_version, platform, torch_backend, own, built, cache; returns {"path"}, made once.
 
     Refuses a torch without CUDA where the preflight found GPUs.
     """
@@ -20,8 +20,8 @@ class ActionModule(Action):
 
     def act(self) -> dict[str, Any]:
         """Downloads what is not in the cache."""
-        given = {key: str(value) for key, value in self.given.items() if key not in ("cache", "own")}
-        wanted = Environment(**given, own=self.optional_path("own"))
+        given = {key: str(value) for key, value in self.given.items() if key not in ("cache", "own", "built")}
+        wanted = Environment(**given, own=self.optional_path("own"), built=self.optional_path("built"))
         gpus = {name: [str(gpu["name"]) for gpu in self.found_on(name).get("gpus", [])] for name in self.present}
         folder = wanted.folder(self.path("cache"))
         try:

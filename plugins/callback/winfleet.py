@@ -8,7 +8,7 @@ from typing import Any
 
 from ansible import constants
 from ansible.plugins.callback.default import CallbackModule as Default
-from winfleet.core.causes import describe_failed, describe_unreachable
+from winfleet.core.causes import describe_failed, describe_interpreter, describe_unreachable
 
 DOCUMENTATION = """
 name: winfleet
@@ -80,8 +80,10 @@ class CallbackModule(Default):
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         """The message, once."""
         if not ignore_errors and "results" not in result._result:  # items were shown one by one
-            text = str(result._result.get("msg", "failed without a message"))
-            self._say_error(result, describe_failed(result._host.get_name(), text))
+            name, text = result._host.get_name(), str(result._result.get("msg", "failed without a message"))
+            windows = any(group.name == "windows" for group in result._host.get_groups())
+            known = "" if windows else describe_interpreter(name, result._result)
+            self._say_error(result, known or describe_failed(name, text))
 
     @short
     def v2_runner_item_on_failed(self, result: Any) -> None:

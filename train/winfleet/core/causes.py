@@ -7,16 +7,23 @@ for Ansible's modules too.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from .causes_table import CONNECTION, END, FAILURE, MACHINE, START, Row
 
 DROPPED: Final = next(row for row in CONNECTION if row.code == "dropped")
 # The words of a connection in a task that failed: it had reached the host before.
 BROKEN: Final = re.compile(rf"HTTPS?ConnectionPool\(|'Connection aborted|{DROPPED.symptom}")
+# What Ansible says where a host's Python gave no module's answer.
+NO_PYTHON: Final = "its Python"
+UNREAD: Final = re.compile(
+    r"Module result deserialization failed|The module interpreter .* was not found|ansible-core requires a minimum of Python"
+)
 NTSTATUS: Final = 0x40000000  # from here on an exit code of Windows is a status of the system, not the program's own
 LAUNCHER: Final = (*START, *MACHINE, *END)  # what can go wrong outside of a script
+MAX_SAID: Final = 600  # characters of an interpreter's own words
 MAX_SEARCHED: Final = 20_000  # characters
 
 
@@ -77,3 +84,17 @@ def describe_failed(host: str, text: str) -> str:
     if not BROKEN.search(text):
         return text
     return f"did not answer: {DROPPED.cause} [{DROPPED.code}]\n  hint: {fill_in(DROPPED.fix, {'host': host})}"
+
+
+def describe_interpreter(host: str, result: Mapping[str, Any], python: str = "", others: Sequence[str] = ()) -> str:
+    """Which Python of a Linux host does not run, in its own words, and the fix; "" where a task's result has another reason.
+
+    `others` are interpreters of the host that do run.
+    """
+    if not UNREAD.search(str(result.get("msg"))):
+        return ""
+    python = python or str((result.get("ansible_facts") or {}).get("discovered_interpreter_python", ""))
+    said = str(result.get("module_stderr") or result.get("module_stdout") or result["msg"]).strip()[-MAX_SAID:]
+    words = textwrap.indent("\n".join(line for line in said.splitlines() if line.strip()), "  | ")
+    fix = f"{host}: {{ansible_python_interpreter: {next(iter(others), '/usr/bin/python3')}}}"
+    return f"{NO_PYTHON}{' ' * bool(python)}{python} does not run winfleet's modules:\n{words}\n  hint: name one that runs and is 3.8 or newer, in the inventory: {fix}"

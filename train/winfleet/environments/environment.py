@@ -126,6 +126,7 @@ def steps(given: Mapping[str, Any], folder: Path, requirements: Path) -> list[St
     uv = str(given.get("uv") or folder.parent.parent / "agent" / ("uv.exe" if os.name == "nt" else "uv"))
     python, base = str(interpreter(folder)), given["base"] or given["python_version"]
     offline = ["--offline", "--no-index", "--find-links", str(given["wheels"])] if given["wheels"] else []
+    links = ["--find-links", str(given["built"])] if given.get("built") else []  # wheels that the index has not
     backend = [f"--torch-backend={given['torch_backend']}"] if given["torch_backend"] and not offline else []
     hint = (
         f"a wheel in {given['wheels']} is spoiled or missing; if winfleet brought that folder, remove it and run again" if offline
@@ -137,7 +138,7 @@ def steps(given: Mapping[str, Any], folder: Path, requirements: Path) -> list[St
     )  # fmt: skip
     return [
         Step("Python", [uv, "venv", "--python", str(base), *offline[:1], str(folder)], hint),
-        Step("packages", [uv, "pip", "sync", "--python", python, "--require-hashes", *offline, str(requirements)], hint),
+        Step("packages", [uv, "pip", "sync", "--python", python, "--require-hashes", *offline, *links, str(requirements)], hint),
         Step("torch", [uv, "pip", "install", "--python", python, *offline, *backend, f"torch=={given['torch']}"], hint),
         Step("a matrix product on each device", [python, "-I", "-c", PROVE, str(wanted_gpus(given))], build),
     ]  # fmt: skip

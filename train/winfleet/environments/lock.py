@@ -41,9 +41,14 @@ def read_lock(project: Path, ours: Path, uv: str, python_version: str, torch_bac
     if "torch" not in versions:
         raise LockError(f"{project / 'uv.lock'} has no torch\nhint: run `uv add torch` in {project}")
     torch = versions["torch"][-1]
-    named = f"{text}\n{torch}\n{python_version}\n{torch_backend}"
-    digest = hashlib.sha256(named.encode()).hexdigest()
+    digest = digest_of(text, torch, python_version, torch_backend)
     return {"requirements": text, "direct": direct, "torch": torch, "digest": digest}
+
+
+def digest_of(requirements: str, torch: str, python_version: str, torch_backend: str) -> str:
+    """SHA-256 (64 hex digits) that names an environment."""
+    named = f"{requirements}\n{torch}\n{python_version}\n{torch_backend}"
+    return hashlib.sha256(named.encode()).hexdigest()
 
 
 def locked_versions(lock: Path) -> dict[str, list[str]]:
@@ -73,8 +78,8 @@ def blocks(requirements: str) -> dict[str, str]:
     found: dict[str, str] = {}
     name = ""
     for line in requirements.splitlines(keepends=True):
-        if not line.startswith((" ", "\t", "#")) and "==" in line:
-            name = line.partition("==")[0].strip()
+        if begun := re.match(r"([\w.-]+)(==| @ )", line):
+            name = begun[1]
         if name:
             found[name] = found.get(name, "") + line
     return found

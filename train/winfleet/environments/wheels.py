@@ -32,6 +32,7 @@ class Environment:
     python_version: str  # 3.11
     platform: str  # win_amd64, manylinux_2_28_x86_64
     torch_backend: str = ""  # cu130 …; auto and "": what the index has
+    built: Path | None = None  # a folder with wheels that were built here
     own: Path | None = None  # a folder with wheels of the user's, as a torch with CUDA
 
     @property
@@ -70,7 +71,8 @@ class Environment:
 def download(folder: Path, wanted: Environment) -> None:
     """Downloads them into the folder, which appears once it is whole. Raises LockError with the programs' words."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    own = ["--find-links", str(wanted.own)] if wanted.own else []
+    own = [word for folder in (wanted.own, wanted.built) if folder for word in ("--find-links", str(folder))]
+    indexes = "".join(line for line in wanted.requirements.splitlines(keepends=True) if line.startswith("--"))
     backend = [f"--torch-backend={wanted.torch_backend}"] if wanted.index else []
     with tempfile.TemporaryDirectory(prefix="winfleet-", dir=folder.parent) as temporary:
         fresh, listed = Path(temporary, "wheels"), Path(temporary, "wanted.txt")
@@ -78,7 +80,7 @@ def download(folder: Path, wanted: Environment) -> None:
         # uv resolves for the workers' system; pip, which downloads, would judge the markers by this one
         resolved = run([find_uv_bin(), "pip", "compile", "--quiet", "--no-header", "--no-annotate", *own, *backend, "--python-platform",
                         "windows" if wanted.windows else "linux", "--python-version", wanted.python_version, str(listed)])  # fmt: skip
-        listed.write_text(resolved, "utf-8")
+        listed.write_text(indexes + resolved, "utf-8")
         run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--platform", wanted.platform,
              "--python-version", wanted.python_version, *own, *wanted.index, "--dest", str(fresh), "-r", str(listed)])  # fmt: skip
         shutil.move(fresh, folder)

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from winfleet.core.causes import describe_unreachable
+from winfleet.core.causes import NO_PYTHON, describe_unreachable
 from winfleet.core.plan import RUN_NAME, PlanError, check_addresses
 from winfleet.preflight.comparisons import compare_hosts
 from winfleet.preflight.found import Found
 from winfleet.preflight.hosts import check_host
+from winfleet.preflight.ignored import check_ignored
 from winfleet.preflight.problems import Problem, check_names
-from winfleet.transfer.folders import FolderError, list_files
+from winfleet.transfer.folders import FolderError, list_sent
 from winfleet.transfer.names import explain_unholdable
 
 
@@ -32,6 +33,7 @@ class Wanted:
     processes: Mapping[str, int]  # host -> fleet_processes
     warnings: Sequence[str] = ()  # fleet_warnings: checks that only warn
     torch_backend: str = "auto"  # uv_env_torch_backend
+    include: Sequence[str] = ()  # fleet_include
     python_version: str = ""  # uv_env_python_version, the minor; "" for any
 
 
@@ -72,7 +74,8 @@ def say_silent(name: str, why: str) -> Problem:
     if why.startswith(LATE):
         hint = f"see what keeps {name} busy, or wait longer: -e fleet_answer_seconds=600"
         return Problem(where=name, check="reachable", what=f"did not answer: {why}", hint=hint)
-    what, _, hint = describe_unreachable(name, why).partition("\n  hint: ")
+    said = why if why.startswith(NO_PYTHON) else describe_unreachable(name, why)
+    what, _, hint = said.partition("\n  hint: ")
     return Problem(where=name, check="reachable", what=what, hint=hint)
 
 
@@ -96,6 +99,9 @@ def check_files(wanted: Wanted) -> Iterator[Problem]:
         yield wrong_setting(f"fleet_project: no folder {wanted.project}", hint)
     else:
         yield from check_command(wanted)
+        yield from check_ignored(
+            wanted.project, typed_words(wanted.command), wanted.config, wanted.data, wanted.include
+        )
     if wanted.data is not None and not wanted.data.is_dir():
         hint = "give the folder of your data: -e fleet_data=PATH, or -e fleet_data= for none"
         yield wrong_setting(f"fleet_data: no folder {wanted.data}", hint)
@@ -116,7 +122,7 @@ def check_windows_names(hosts: Mapping[str, Found], wanted: Wanted) -> Iterator[
         if folder is None or not windows:
             continue
         try:
-            names = list_files(folder, honour_git=kind == "code")
+            names = list_sent(folder, kind, wanted.include)
         except FolderError:  # its digest says so, or check_files() has
             continue
         if why := explain_unholdable(f"{setting} {folder}", kind, names, windows, wanted.run):
@@ -127,6 +133,14 @@ def split_command(command: str) -> list[str]:
     """The words of fleet_command, a leading `python` left out. Raises ValueError where a quote is left open."""
     words = shlex.split(command)
     return words[1:] if words and words[0] in ("python", "python3", "python.exe") else words
+
+
+def typed_words(command: str) -> list[str]:
+    """The same; none where check_command() refuses it."""
+    try:
+        return split_command(command)
+    except ValueError:
+        return []
 
 
 def check_command(wanted: Wanted) -> Iterator[Problem]:

@@ -12,24 +12,29 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from ..core.files import nearest_folder, replace
+from .including import chosen, in_vain
 
 SHORT = 12  # hex digits of a digest in folder names; 64 would make torch's paths too long for Windows
 NEVER_SENT = frozenset({".git", "__pycache__", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache"})
 PROPOSAL = ".oom.yaml"  # written by us beside a user's settings: no reason to send the code anew
+INCLUDE_HINT = (
+    "\nhint: a pattern is a path below fleet_project, as data/*.bin or data/; keys and .env files need their very name"
+)
 
 
 class FolderError(ValueError):
     """A folder that cannot be sent or does not hold what it should."""
 
 
-def list_files(folder: Path, *, honour_git: bool) -> list[PurePosixPath]:
-    """Files below the folder, sorted; with honour_git without those that git ignores. Empty folders do not count.
+def list_files(folder: Path, *, honour_git: bool, include: Sequence[str] = ()) -> list[PurePosixPath]:
+    """Files below the folder, sorted; with honour_git without those that git ignores and no pattern of `include` asks for.
 
-    Raises FolderError where the folder is missing, empty, or holds a link that leads out of it.
+    Empty folders do not count. Raises FolderError where the folder is missing, empty, or holds a link that leads out of it, and
+    where a pattern matches nothing.
     """
     if not folder.is_dir():
         raise FolderError(f"no folder {folder}")
@@ -37,7 +42,10 @@ def list_files(folder: Path, *, honour_git: bool) -> list[PurePosixPath]:
     if names is None:
         names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if _counts(path)]
     paths = [PurePosixPath(name) for name in names if not name.endswith(PROPOSAL)]
-    kept = sorted(path for path in paths if not NEVER_SENT.intersection(path.parts))
+    paths += chosen(ignored_files(folder), include) if honour_git and include else []
+    kept = sorted({path for path in paths if not NEVER_SENT.intersection(path.parts)})
+    if vain := in_vain(kept, include):
+        raise FolderError(f"fleet_include: {', '.join(vain)} matches no file of {folder}{INCLUDE_HINT}")
     if not kept:
         raise FolderError(f"folder {folder} has no files to send")
     root = folder.resolve()
@@ -51,6 +59,13 @@ def list_files(folder: Path, *, honour_git: bool) -> list[PurePosixPath]:
     return kept
 
 
+def list_sent(folder: Path, kind: str, include: Sequence[str]) -> list[PurePosixPath]:
+    """The files of a folder of this kind that hosts get: code without what git ignores, but with what `include` asks for."""
+    return (
+        list_files(folder, honour_git=True, include=include) if kind == "code" else list_files(folder, honour_git=False)
+    )
+
+
 def _counts(path: Path) -> bool:
     # a link to a folder is no file and nothing follows it: it must not be left out without a word
     return path.is_file() or (path.is_symlink() and path.is_dir())
@@ -59,12 +74,23 @@ def _counts(path: Path) -> bool:
 def _git_files(folder: Path) -> list[str] | None:
     if shutil.which("git") is None:
         return None
-    git = ["git", "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", "."]
+    return _ask_git(folder, "--cached", "--others")
+
+
+def _ask_git(folder: Path, *kinds: str) -> list[str] | None:
+    git = ["git", "-C", str(folder), "ls-files", "-z", *kinds, "--exclude-standard", "--", "."]
     found = subprocess.run(git, capture_output=True, check=False)
     if found.returncode:
         return None  # no checkout
     names = found.stdout.decode("utf-8", "surrogateescape").split("\0")
     return [name for name in names if name and _counts(folder / name)]
+
+
+def ignored_files(folder: Path) -> list[PurePosixPath]:
+    """Files that git ignores; none where the folder is no checkout. What is never sent is left out."""
+    names = _ask_git(folder, "--others", "--ignored") if shutil.which("git") else None
+    paths = [PurePosixPath(name) for name in names or []]
+    return [path for path in paths if not NEVER_SENT.intersection(path.parts) and not path.name.endswith(PROPOSAL)]
 
 
 def content_of(path: Path) -> tuple[str, int]:
