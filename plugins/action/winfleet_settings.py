@@ -11,26 +11,22 @@ from typing import Any
 from ansible import context
 from ansible._internal._datatag._tags import Origin
 from ansible.errors import AnsibleActionFail, AnsibleError
-from ansible.plugins.action import ActionBase
 from ansible.vars.plugins import get_vars_from_inventory_sources
+from winfleet.controller.actions import Action
 from winfleet.controller.settings import UNKNOWN, Given, as_typed, explain_wrong, owner_of, read_options
 
 PLAIN = (str, int, float, list, tuple, dict, type(None))  # a truth is an int
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """winfleet_settings: root, the repository's folder. Fails with all that is wrong at once.
 
     It looks where a user may set something for the group `workers`, whatever --limit says: -e, inventories, group_vars, host_vars.
     """
 
-    _supports_check_mode = True
-    _supports_async = False
-
-    def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
-        """Ansible's entry."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        root = Path(self._task.args["root"])
+    def act(self) -> dict[str, Any]:
+        """Looks at all of them."""
+        root, task_vars = self.path("root"), self.variables
         roles = read_options(root)
         found = [
             Given(name=str(name), value=self._resolve(value, host, name, task_vars), where=place(name, value, scope))
@@ -40,7 +36,7 @@ class ActionModule(ActionBase):
         ]
         if said := explain_wrong(found, roles):
             raise AnsibleActionFail("\n".join(said))
-        return {**result, "changed": False}
+        return {}
 
     def _sources(self, root: Path, task_vars: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
         """(who it is for, a host that has it, the variables) of -e, then of groups, then of hosts."""
