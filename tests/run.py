@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-CACHE: Final = ROOT / ".cache"
+CACHE: Final = Path(os.environ.get("WINFLEET_TEST_OUTPUT") or ROOT / ".cache")
 LAB: Final = "molecule/lab/lab"
 LOOPS: Final = 4  # a core
 ENDING_SECONDS: Final = 60.0  # for tests to take away what they made, once they are asked to end
@@ -132,7 +132,7 @@ def end_all(running: list[Lane]) -> None:
 def main(words: list[str]) -> int:
     """The command line; returns the exit status."""
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    CACHE.mkdir(exist_ok=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     wanted = lanes(set(words) - {"loaded"} or {"lint", "molecule", "pytest"})
     loops = [
