@@ -61,6 +61,7 @@ def test_what_a_configuration_names_is_said_with_the_setting_that_sends_it(proje
         ("train.py --files data/shakespeare_char/*.bin", "val.bin", "data/shakespeare_char/*.bin"),
         ("train.py --config configs/run.yaml", "big/model.safetensors", "big/"),
         ("train.py --resume_from_checkpoint out/ckpt.pt", "out/ckpt.pt", "out/"),
+        ("train.py --out_dir=out --resume_from_checkpoint out/ckpt.pt", "out/ckpt.pt", "out/"),
     ],
 )
 def test_what_a_command_names_is_said(project: Path, command: str, named: str, proposed: str) -> None:
@@ -72,7 +73,7 @@ def test_what_a_command_names_is_said(project: Path, command: str, named: str, p
 
 def test_keys_results_and_what_is_sent_otherwise_are_not_proposed(project: Path) -> None:
     for command in (
-        "train.py --env .env --key deploy.pem --dataset=none config/train_shakespeare_char.py", "train.py --output_dir big",
+        "train.py --env .env --key deploy.pem --dataset=none config/train_shakespeare_char.py", "train.py --output_dir big", "train.py --out_dir out --weights ckpt.pt",
         "train.py config/train_shakespeare_char.py --venv venv",
     ):  # fmt: skip
         text = said(project, command)
