@@ -73,7 +73,7 @@ def test_what_a_command_names_is_said(project: Path, command: str, named: str, p
 
 def test_keys_results_and_what_is_sent_otherwise_are_not_proposed(project: Path) -> None:
     for command in (
-        "train.py --env .env --key deploy.pem --dataset=none config/train_shakespeare_char.py", "train.py --output_dir big", "train.py --out_dir out --weights ckpt.pt",
+        "train.py --env .env --key deploy.pem --dataset=none config/train_shakespeare_char.py", "train.py --output_dir big",
         "train.py config/train_shakespeare_char.py --venv venv",
     ):  # fmt: skip
         text = said(project, command)
@@ -81,6 +81,7 @@ def test_keys_results_and_what_is_sent_otherwise_are_not_proposed(project: Path)
             word for word in (".env", ".pem", "venv/", "ckpt", "big") if word in text.partition("names, so")[2]
         ], text
     assert said(project, "train.py config/train_shakespeare_char.py", data=project / "data") == ""
+    assert " out/ckpt.pt" not in said(project, "train.py --out_dir out --weights ckpt.pt")
     assert "big/" in said(project, "train.py", config=project / "configs" / "run.yaml")
     assert said(project.parent, "train.py") == "", "no checkout, nothing is ignored"
 
