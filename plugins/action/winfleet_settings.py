@@ -15,11 +15,12 @@ from ansible.plugins.action import ActionBase
 from ansible.vars.plugins import get_vars_from_inventory_sources
 from winfleet.controller.settings import UNKNOWN, Given, as_typed, explain_wrong, owner_of, read_options
 
+ROOT = Path(__file__).resolve().parents[2]  # of this repository, whose group_vars and host_vars count as well
 PLAIN = (str, int, float, list, tuple, dict, type(None))  # a truth is an int
 
 
 class ActionModule(ActionBase):
-    """winfleet_settings: root, the repository's folder. Fails with all that is wrong at once.
+    """winfleet_settings fails with all that is wrong at once.
 
     It looks where a user may set something for the group `workers`, whatever --limit says: -e, inventories, group_vars, host_vars.
     """
@@ -30,11 +31,10 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: Any = None) -> dict[str, Any]:
         """Ansible's entry."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        root = Path(self._task.args["root"])
-        roles = read_options(root)
+        roles = read_options(ROOT)
         found = [
             Given(name=str(name), value=self._resolve(value, host, name, task_vars), where=place(name, value, scope))
-            for scope, host, values in self._sources(root, task_vars)
+            for scope, host, values in self._sources(task_vars)
             for name, value in values.items()
             if owner_of(str(name), roles)
         ]
@@ -42,7 +42,7 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail("\n".join(said))
         return {**result, "changed": False}
 
-    def _sources(self, root: Path, task_vars: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    def _sources(self, task_vars: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
         """(who it is for, a host that has it, the variables) of -e, then of groups, then of hosts."""
         manager = self._task.get_variable_manager()
         inventory = manager._inventory
@@ -54,7 +54,7 @@ class ActionModule(ActionBase):
         yield "-e", someone, extra
         members = {group.name: (group, host.name) for host in reversed(hosts) for group in host.get_groups()}
         members.setdefault("all", (inventory.groups["all"], someone))
-        folders = [*(task_vars.get("ansible_inventory_sources") or []), str(root)]
+        folders = [*(task_vars.get("ansible_inventory_sources") or []), str(ROOT)]
         for entity, host in [*members.values(), *((each, each.name) for each in hosts)]:
             yield entity.name, host, entity.vars
             for folder in folders:
