@@ -10,7 +10,7 @@ from ansible.plugins.action import ActionBase
 from winfleet.environments.package import stage
 from winfleet.transfer.digest_cache import DigestCache
 from winfleet.transfer.folders import SHORT, FolderError, digest, list_files
-from winfleet.transfer.names import explain_unholdable
+from winfleet.transfer.names import clashes, explain_unholdable
 from winfleet.transfer.receiver import keep_key
 from winfleet.transfer.torrents import SwarmError, make_torrent
 
@@ -39,6 +39,7 @@ class ActionModule(ActionBase):
             for kind, path in given.items():
                 if why := explain_unholdable(f"{kind} {path}", kind, names[kind], hosts):
                     raise FolderError(why)
+            refuse_clashes(given, names, fold=any(found.get("os") == "Windows" for found in hosts.values()))
             digests = {kind: known_digest(cache, path, names[kind]) for kind, path in sources.items()}
             sizes = {kind: sum((path / name).stat().st_size for name in names[kind]) for kind, path in sources.items()}
             connections = {hostvars[name]["ansible_connection"] for name in present}
@@ -58,6 +59,16 @@ class ActionModule(ActionBase):
             "bytes": sizes,
             "torrents": {kind: str(p) for kind, p in torrents.items()},
         }
+
+
+def refuse_clashes(given: dict[str, Path], names: dict[str, list[PurePosixPath]], *, fold: bool) -> None:
+    """Code may have a data/ of its own beside the data; raises FolderError where both have one file there."""
+    data = [PurePosixPath("data", name) for name in names.get("data", ())]
+    for own, other in clashes(names.get("code", ()), data, fold=fold):
+        raise FolderError(
+            f"code and data both have {own}: {given['code'] / own} and {given['data'] / other.relative_to('data')}\n"
+            "hint: rename or remove one of the two; in the working folder they would be one file"
+        )
 
 
 def known_digest(cache: Path, source: Path, names: list[PurePosixPath]) -> str:

@@ -22,6 +22,7 @@ from winfleet.core.files import send_output_to
 from winfleet.core.status import plain
 from winfleet.rank.meter import Meter
 from winfleet.rank.oom import MAX_SIZES, Note, is_out_of_memory
+from winfleet.rank.own_copy import watch_writes
 from winfleet.rank.process import bind_gloo, die_with_launcher, force_backend
 from winfleet.rank.stopper import Stopper
 from winfleet.rank.timing import watch_waits
@@ -79,6 +80,8 @@ def main() -> None:
     if address := os.environ.get("WINFLEET_ADDRESS"):
         bind_gloo(address)
     force_backend(os.environ.get("WINFLEET_BACKEND", "gloo" if os.name == "nt" else ""), meter)
+    if folder is not None:
+        watch_writes(folder)
     watch_waits(meter.clock)
     watch_torch(meter, stopper)
     watch_accelerate(meter, stopper)

@@ -16,6 +16,7 @@ from typing import Any
 from ..core.causes import advise
 from ..core.errors import HostError
 from ..core.files import write_atomic
+from .record import keep_plan
 from .state import launcher_pid, read_status
 
 READY_SECONDS = 40.0  # for the rehearsal to listen, an earlier one to leave its port included
@@ -37,6 +38,8 @@ def write_files(folder: Path, files: Mapping[str, str], *, check: bool) -> list[
             different.append(name)
             if not check:
                 folder.mkdir(parents=True, exist_ok=True)
+                if name == "plan.json" and path.is_file():
+                    keep_plan(folder)
                 write_atomic(path, text)
     return different
 
