@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from winfleet.checkpoints.exchange import Exchange
 from winfleet.core.causes import LAUNCHER, advise
 from winfleet.core.files import send_output_to
 from winfleet.core.plan import (
@@ -140,17 +141,24 @@ def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool)
     for stale in [*left, *folder.glob("rank*.json"), *folder.glob("rank*.stack.txt")]:
         stale.unlink(missing_ok=True)
     board = Board(plan, host, folder, console=console)
+
+    def say(text: str) -> None:
+        board.say(text, event=True)
+
     board.serve(ports.status)
     board.say("Initializing distributed training...")
     board.start()
     try:
         prepare_environment(plan, host, folder, console=console)
         take_secrets(folder)
+        exchange = None
         if not console:
-            enter_work(plan, host, folder)
+            exchange = Exchange(plan, host, folder, say, is_new=not (folder / "work").exists())
+            enter_work(plan, host, folder, say)
         from winfleet.launcher.agent import run_ranks  # torch: seconds, in which the status is there already
 
-        outcome = run_ranks(plan, host, folder, fill_in(plan.command, plan, folder), board, (ports.ranks, ports.agents))
+        command = fill_in(plan.command, plan, folder)
+        outcome = run_ranks(plan, host, folder, command, board, (ports.ranks, ports.agents), exchange)
     except BaseException as error:  # before the ranks: no room for the work folder, a torch that cannot be imported
         text = f"{type(error).__name__}: {plain(error)}"
         if not isinstance(error, PlanError) and (known := advise(text, host.name, LAUNCHER)):

@@ -21,10 +21,12 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousError
 
+from winfleet.checkpoints.exchange import Exchange
 from winfleet.core.files import write_atomic
 from winfleet.core.plan import Host, Plan
 from winfleet.core.status import MAX_LINES, STOP_AT, STOPPING, Cause, plain
 from winfleet.launcher.board import Board
+from winfleet.launcher.going_on import GoingOn
 from winfleet.launcher.halving import Halving
 from winfleet.launcher.rendezvous import PlanRendezvous, RunEndedError, prepare_windows_agent
 from winfleet.launcher.stuck import Alarm
@@ -75,6 +77,12 @@ class Stop:
                 "stopped", f"ranks did not reach the end of a step within {self._grace:.0f} s and were ended"
             )
 
+    def look_early(self, rendezvous: PlanRendezvous) -> None:
+        """Called while no rank is there yet: there is nothing to wait for."""
+        self.look(rendezvous)
+        if self.asked_at is not None:
+            rendezvous.end("stopped", "asked to stop before its ranks were started")
+
 
 def grace_seconds(text: bytes) -> float:
     """What a stop file says, {"grace_seconds": 60}; 60 where it says nothing."""
@@ -87,13 +95,22 @@ def grace_seconds(text: bytes) -> float:
 class Agent(LocalElasticAgent):
     """torch's agent, which tells the board of each generation, the other hosts of a failure, and waits for them at the end."""
 
-    def __init__(self, spec: WorkerSpec, rendezvous: PlanRendezvous, halving: Halving, log_folder: Path) -> None:
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        rendezvous: PlanRendezvous,
+        halving: Halving,
+        before: Callable[[], None],
+        log_folder: Path,
+    ) -> None:
+        """`before` is called before the first rank of each generation."""
         super().__init__(spec, logs_specs=DefaultLogsSpecs(log_dir=str(log_folder)), shutdown_timeout=KILL_SECONDS)
-        self.rendezvous, self.halving, self.board = rendezvous, halving, halving.board
+        self.rendezvous, self.halving, self.board, self.before = rendezvous, halving, halving.board, before
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         worker_group.spec.args = ("-m", "winfleet.runner", *self.halving.begin(self.rendezvous))
         self.board.begin_generation(self.rendezvous.generation)
+        self.before()
         started: dict[int, Any] = super()._start_workers(worker_group)
         return started
 
@@ -144,15 +161,21 @@ class Agent(LocalElasticAgent):
 
 
 def run_ranks(
-    plan: Plan, host: Host, folder: Path, command: list[str], board: Board, ports: tuple[int, int]
+    plan: Plan,
+    host: Host,
+    folder: Path,
+    command: list[str],
+    board: Board,
+    ports: tuple[int, int],
+    exchange: Exchange | None,
 ) -> Outcome:
     """Starts the host's ranks and stays until all have ended.
 
-    `command` is what the runner is given; `ports` are the ranks' and the agents'. Ranks inherit this process's
-    environment and folder.
+    `command` is what the runner is given; `ports` are the ranks' and the agents'; `exchange` makes checkpoints whole before
+    ranks start. Ranks inherit this process's environment and folder.
     """
     stop, alarm, halving = Stop(folder, board), Alarm(board.lookout), Halving(command, host, folder, board)
-    starts = Starts(plan.start_timeout_seconds)
+    starts, going_on = Starts(plan.start_timeout_seconds), GoingOn(exchange, stop.look_early)
 
     def watch() -> None:
         stop.look(rendezvous)
@@ -161,6 +184,10 @@ def run_ranks(
         late = [rank.rank for rank in board.status.ranks if rank.state == "starting"]
         if starts.are_late(rendezvous.generation, time.monotonic()) and late:
             rendezvous.end("failed", join_failure(late, host, plan))
+
+    def before() -> None:
+        going_on.before(rendezvous)
+        starts.begin(rendezvous.generation, time.monotonic())
 
     rendezvous = PlanRendezvous(
         run_id=plan.run, machine_rank=host.machine_rank, num_machines=len(plan.hosts), address=plan.hosts[0].address,
@@ -173,7 +200,7 @@ def run_ranks(
         role="default", local_world_size=host.processes, entrypoint=sys.executable, rdzv_handler=rendezvous,
         max_restarts=plan.max_restarts, monitor_interval=MONITOR_SECONDS,
     )  # fmt: skip
-    agent = Agent(spec, rendezvous, halving, folder / "errors")
+    agent = Agent(spec, rendezvous, halving, before, folder / "errors")
 
     def run() -> RunResult:
         if host.machine_rank == 0:
@@ -194,6 +221,10 @@ class Starts:
     def __init__(self, limit_seconds: float) -> None:
         self.limit_seconds = limit_seconds
         self._generation, self._since = 0, time.monotonic()
+
+    def begin(self, generation: int, now: float) -> None:
+        """Its ranks start only now: what comes before them has no limit."""
+        self._generation, self._since = generation, now
 
     def are_late(self, generation: int, now: float) -> bool:
         """Whether ranks of this generation that are still starting are too late; monotonic seconds."""
