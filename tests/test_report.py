@@ -246,7 +246,9 @@ def test_page_asks_for_nothing_and_can_be_heard_and_its_ids_are_its_own(tmp_path
 def test_page_shows_hosts_ranks_digests_and_values(tmp_path: Path) -> None:
     for step in ("step_999999", "step_1000000", "step_000020", "latest"):
         (tmp_path / "output" / "checkpoints" / step).mkdir(parents=True)
+        (tmp_path / "output" / "checkpoints" / step / "model.safetensors").touch()
     (tmp_path / "output" / "model").mkdir()
+    (tmp_path / "output" / "model" / "model.safetensors").touch()
     run = Run(tmp_path, gpus=True)
     run.metrics["worker2"] += [{"step": 300, "loss": bad} for bad in (math.nan, math.inf)]
     page = Page(run.page())

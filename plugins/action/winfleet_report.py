@@ -15,6 +15,7 @@ from winfleet.core.status import describe_failure
 from winfleet.launcher.proposals import propose
 
 display = Display()
+MOST_NAMED = 10
 
 
 class ActionModule(ActionBase):
@@ -37,8 +38,8 @@ class ActionModule(ActionBase):
             (name, task_vars["hostvars"][name].get("report_collected") or {})
             for name in task_vars["ansible_play_hosts_all"]
         ):
-            if collected.get("left"):
-                display.display(f"  outputs of {collected['outputs_mb']:.0f} MB stay on {name}: {collected['left']}")
+            for text in say_left(name, collected, folder.name):
+                display.display(f"  {text}")
         config = Path(self._task.args["config"]).expanduser() if self._task.args["config"] else None
         for text in propose(folder, run.plan, config):
             display.display(f"  {text}")
@@ -53,3 +54,17 @@ class ActionModule(ActionBase):
             "failed": True,
             "msg": f"run {folder.name} {run.state}: {text}\n  hint: all logs are in {os.path.relpath(folder)}",
         }
+
+
+def say_left(host: str, collected: dict[str, Any], run: str) -> list[str]:
+    """What stays on the host, with place and size, and how to bring it."""
+    left = collected.get("left") or []
+    if not left:
+        return []
+    named = [f"{name} ({size / 1e6:.1f} MB)" for name, size in left]
+    more = [f"and {len(left) - MOST_NAMED} more, all in {host}/left.json"] if len(left) > MOST_NAMED else []
+    return [
+        f"outputs of {collected['left_mb']:.0f} MB stay on {host}: {collected['work']}",
+        *(f"  {text}" for text in [*named[:MOST_NAMED], *more]),
+        f"  bring them: ansible-playbook fetch.yml -i INVENTORY -e fleet_run={run}",
+    ]

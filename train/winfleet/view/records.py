@@ -29,6 +29,7 @@ from winfleet.core.status import (
 )
 from winfleet.rehearsal.allreduce import PredictionError
 from winfleet.rehearsal.prediction import Prediction
+from winfleet.view.brought import Left, find_left, results_of
 
 MAX_RANKS: Final = 4_096
 MAX_EVENTS: Final = 200  # the newest
@@ -104,6 +105,7 @@ class RunData:
     logged: Mapping[str, Track]
     model: str | None
     checkpoint: str | None
+    left: tuple[Left, ...]
     prediction: Prediction | None
     notes: tuple[str, ...]  # what to know before trusting the page
 
@@ -183,6 +185,7 @@ def _load(folder: Path, plan: Plan) -> RunData:
         notes += [f"Losses of rank {rank} on {host.name} that were NaN or infinite: {bad}."] if bad else []
     prediction, why_not = _prediction(folder / "prediction.json")
     notes += [why_not] if why_not else []
+    results = results_of(folder, plan)
     statuses = [machine.status for machine in machines]
     root = first_failure(statuses)
     others = [status.cause for status in statuses if status.cause and status.cause is not root]
@@ -195,8 +198,9 @@ def _load(folder: Path, plan: Plan) -> RunData:
         metrics=tuple(metrics),
         usage=tuple(track for host in plan.hosts for track in _usage(folder, host)),
         logged=logged,
-        model=_newest(folder, "output/model"),
-        checkpoint=_newest(folder, "output/checkpoints/step_*"),
+        model=results.model or None,
+        checkpoint=results.checkpoint or None,
+        left=find_left([(host.name, _own(folder, host.name, "left.json")) for host in plan.hosts]),
         prediction=prediction,
         notes=tuple(notes[:MAX_NAMES]),
     )
@@ -267,13 +271,6 @@ def _events(machines: Sequence[Machine]) -> list[Said]:
         else:
             events.append(Said(time, [host], text, kind))
     return events[-MAX_EVENTS:]
-
-
-def _newest(folder: Path, pattern: str) -> str | None:
-    """The path with the highest number in its name, of those that came home from any host."""
-    paths = itertools.chain(folder.glob(pattern), folder.glob(f"*/{pattern}"))
-    newest = max(paths, key=lambda path: (len(path.name), path.name), default=None)
-    return newest.relative_to(folder).as_posix() if newest else None
 
 
 # -- the course of a rank
