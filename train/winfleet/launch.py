@@ -39,6 +39,7 @@ from winfleet.core.status import STOP_AT, STOPPING, Cause, StatusError, describe
 from winfleet.launcher.board import Board
 from winfleet.machine.hardware import gpu_names, owner_of_port
 from winfleet.runs.environment import prepare_environment, take_secrets
+from winfleet.runs.state import step_of
 from winfleet.runs.work import enter_work, fill_in
 
 log = logging.getLogger("winfleet")
@@ -140,6 +141,7 @@ def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool)
     left = [folder / name for name in ("stop", STOPPING, STOP_AT)]
     for stale in [*left, *folder.glob("rank*.json"), *folder.glob("rank*.stack.txt")]:
         stale.unlink(missing_ok=True)
+    reached = step_of(folder)
     board = Board(plan, host, folder, console=console)
 
     def say(text: str) -> None:
@@ -153,7 +155,7 @@ def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool)
         take_secrets(folder)
         exchange = None
         if not console:
-            exchange = Exchange(plan, host, folder, say, is_new=not (folder / "work").exists())
+            exchange = Exchange(plan, host, folder, say, is_new=not (folder / "work").exists(), reached=reached)
             enter_work(plan, host, folder, say)
         from winfleet.launcher.agent import run_ranks  # torch: seconds, in which the status is there already
 

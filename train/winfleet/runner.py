@@ -22,6 +22,7 @@ from winfleet.core.files import send_output_to
 from winfleet.core.status import plain
 from winfleet.rank.meter import Meter
 from winfleet.rank.oom import MAX_SIZES, Note, is_out_of_memory
+from winfleet.rank.optimizer_steps import watch_optimizers
 from winfleet.rank.own_copy import watch_writes
 from winfleet.rank.process import bind_gloo, die_with_launcher, force_backend
 from winfleet.rank.stopper import Stopper
@@ -84,6 +85,7 @@ def main() -> None:
         watch_writes(folder)
     watch_waits(meter.clock)
     watch_torch(meter, stopper)
+    watch_optimizers(meter)
     watch_accelerate(meter, stopper)
     if trial := os.environ.get("WINFLEET_TRIAL"):
         stopwatch = Stopwatch(int(trial), Path(os.environ["WINFLEET_TRIAL_FILE"]))

@@ -220,12 +220,11 @@ def say_aside(one: Checkpoint, why: str, whole: Checkpoint | None) -> str:
 
 def say_transfer(one: Transfer, have: Mapping[int, Inventory], kept: Sequence[Checkpoint]) -> str:
     """What goes where."""
+    target, source = have[one.target].host, have[one.source].host
+    if len(one.files) == 1:
+        return f"{target} lacks {next(iter(one.files))}, which {source} has: {say_size(one.bytes)} are brought"
     named = [each.place for each in newest_of_each(kept) if set(each.files) & set(one.files)] or sorted(one.files)
-    files = "1 file" if len(one.files) == 1 else f"{len(one.files)} files"
-    return (
-        f"{have[one.target].host} lacks {files} of {', '.join(named[:3])} that {have[one.source].host} has: "
-        f"{say_size(one.bytes)} are brought"
-    )
+    return f"{target} lacks {len(one.files)} files of {', '.join(named[:3])} that {source} has: {say_size(one.bytes)} are brought"
 
 
 def say_size(size: int) -> str:

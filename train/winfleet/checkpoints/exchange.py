@@ -52,11 +52,13 @@ Wait = Callable[[Callable[[], bool]], None]  # until it is true; raises where th
 
 
 class Exchange:
-    """See the module. `is_new`: the run's work folder was made by this very launch."""
+    """See the module. `is_new`: the run's work folder was made by this very launch; `reached`: the step of an earlier one."""
 
-    def __init__(self, plan: Plan, host: Host, folder: Path, say: Callable[[str], None], *, is_new: bool) -> None:
+    def __init__(
+        self, plan: Plan, host: Host, folder: Path, say: Callable[[str], None], *, is_new: bool, reached: int = 0
+    ) -> None:
         self.plan, self.host, self.folder, self.say = plan, host, folder, say
-        self.work, self.is_new = folder / "work", is_new
+        self.work, self.is_new, self.reached = folder / "work", is_new, reached
         self.brought: dict[str, dict[str, Any]] = {}
 
     def prepare(self, store: Store, hosts: Sequence[int], wait: Wait) -> Decision:

@@ -100,12 +100,14 @@ class Agent(LocalElasticAgent):
         spec: WorkerSpec,
         rendezvous: PlanRendezvous,
         halving: Halving,
+        going_on: GoingOn,
         before: Callable[[], None],
         log_folder: Path,
     ) -> None:
         """`before` is called before the first rank of each generation."""
         super().__init__(spec, logs_specs=DefaultLogsSpecs(log_dir=str(log_folder)), shutdown_timeout=KILL_SECONDS)
         self.rendezvous, self.halving, self.board, self.before = rendezvous, halving, halving.board, before
+        self.going_on = going_on
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         worker_group.spec.args = ("-m", "winfleet.runner", *self.halving.begin(self.rendezvous))
@@ -122,6 +124,7 @@ class Agent(LocalElasticAgent):
         if over and not self._is_echo_of_memory(result) and self._remaining_restarts == 0:
             outcome = failed(result, self.board.host, self.board.folder)
             if outcome.cause is not None and not outcome.cause.is_echo:  # an echo's cause is known elsewhere
+                self.going_on.ask(self.rendezvous, outcome.cause.text)
                 self._end_for_all()
         return result
 
@@ -175,12 +178,13 @@ def run_ranks(
     ranks start. Ranks inherit this process's environment and folder.
     """
     stop, alarm, halving = Stop(folder, board), Alarm(board.lookout), Halving(command, host, folder, board)
-    starts, going_on = Starts(plan.start_timeout_seconds), GoingOn(exchange, stop.look_early)
+    starts, going_on = Starts(plan.start_timeout_seconds), GoingOn(plan, host, board, exchange, stop.look_early)
 
     def watch() -> None:
         stop.look(rendezvous)
         alarm.look(rendezvous.store)
         halving.look()
+        going_on.look(rendezvous)
         late = [rank.rank for rank in board.status.ranks if rank.state == "starting"]
         if starts.are_late(rendezvous.generation, time.monotonic()) and late:
             rendezvous.end("failed", join_failure(late, host, plan))
@@ -200,7 +204,7 @@ def run_ranks(
         role="default", local_world_size=host.processes, entrypoint=sys.executable, rdzv_handler=rendezvous,
         max_restarts=plan.max_restarts, monitor_interval=MONITOR_SECONDS,
     )  # fmt: skip
-    agent = Agent(spec, rendezvous, halving, before, folder / "errors")
+    agent = Agent(spec, rendezvous, halving, going_on, before, folder / "errors")
 
     def run() -> RunResult:
         if host.machine_rank == 0:
@@ -212,6 +216,8 @@ def run_ranks(
     with contextlib.suppress(OSError):  # ranks that were through before the last look
         board.tick()
     halving.look()
+    if outcome.cause is not None:
+        outcome = dataclasses.replace(outcome, cause=going_on.explain(outcome.cause))
     return say_memory(outcome, halving) if outcome.state == "failed" and halving.kept else outcome
 
 

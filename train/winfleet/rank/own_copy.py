@@ -44,6 +44,8 @@ def is_link(path: Path) -> bool:
 
 def make_own(path: Path, lock: Path, *, empty: bool) -> None:
     """A copy in the link's place, an empty one where the writer begins anew; once, whichever ranks ask. Raises OSError."""
+    if path.exists() and not is_link(path) and not os.access(path, os.W_OK):
+        path.chmod(path.stat().st_mode | stat.S_IWUSR)  # the other names of it are gone
     while is_link(path):
         with held(lock) as mine:
             if mine and is_link(path):

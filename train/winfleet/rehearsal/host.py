@@ -33,7 +33,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from winfleet.core.files import send_output_to, write_atomic
-from winfleet.core.plan import PROBE_PORT, Host, Plan, PlanError
+from winfleet.core.plan import PROBE_PORT, SWARM_PORT, Host, Plan, PlanError
 from winfleet.core.serving import Handler, Server, serving
 from winfleet.core.status import plain
 from winfleet.environments.environment import lock_of
@@ -48,6 +48,7 @@ LIMIT_SECONDS: Final = 900.0  # in any case
 MOST_BODY: Final = 100_000
 DIGEST_BYTES: Final = 256 * 2**20  # larger folders are compared by names and sizes alone
 RESOLVE_SECONDS: Final = 5.0
+LINGER_SECONDS: Final = 10.0  # of an earlier transfer, at its port
 RANK_SECONDS: Final = 180.0  # for `import torch` and a matrix product, on a PC whose scanner reads every file first
 REDUCE_SECONDS: Final = 60.0
 LAST_LINES: Final = 5
@@ -225,6 +226,9 @@ class Rehearsal:
             listener.close()
         self._listeners, refused = {}, {}
         for port in given["ports"]:
+            if port == SWARM_PORT:  # a transfer may just have told its end there
+                with contextlib.suppress(ReceiverError):
+                    wait_for_port(self.host.address, port, LINGER_SECONDS)
             try:
                 self._listeners[port] = Listener(self.host.address, int(port), self.job.token, self.allowed)
             except OSError as error:

@@ -17,7 +17,7 @@ from ..core.causes import advise
 from ..core.errors import HostError
 from ..core.files import write_atomic
 from .record import keep_plan
-from .state import launcher_pid, read_status
+from .state import launcher_pid, read_status, step_of
 
 READY_SECONDS = 40.0  # for the rehearsal to listen, an earlier one to leave its port included
 AFTER_SECONDS = 15.0  # for the launcher itself, once its ranks have ended
@@ -119,7 +119,5 @@ def stop(folder: Path, grace: int) -> dict[str, object]:
             break
         os.kill(pid, sign)
     status = read_status(folder)
-    ranks = status.get("ranks")
-    steps = [rank.get("step", 0) for rank in ranks if isinstance(rank, dict)] if isinstance(ranks, list) else []
-    state, step = str(status.get("state")), max(steps, default=0)
+    state, step = str(status.get("state")), step_of(folder)
     return {"run": folder.name, "state": state, "step": step, "text": f"run {folder.name} {state} after step {step}"}
