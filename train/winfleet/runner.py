@@ -20,6 +20,7 @@ from torch.utils.data.dataloader import DataLoader
 
 from winfleet.core.files import send_output_to
 from winfleet.core.status import plain
+from winfleet.rank.aside import hide
 from winfleet.rank.meter import Meter
 from winfleet.rank.oom import MAX_SIZES, Note, is_out_of_memory
 from winfleet.rank.optimizer_steps import watch_optimizers
@@ -83,6 +84,7 @@ def main() -> None:
     force_backend(os.environ.get("WINFLEET_BACKEND", "gloo" if os.name == "nt" else ""), meter)
     if folder is not None:
         watch_writes(folder)
+        hide(folder)
     watch_waits(meter.clock)
     watch_torch(meter, stopper)
     watch_optimizers(meter)

@@ -18,11 +18,12 @@ from typing import Any, Final, Protocol, TypeVar
 
 from winfleet.checkpoints.agreement import Decision, Holding, Inventory, Transfer, decide, families, say_size
 from winfleet.checkpoints.desk import GivingServer, Taker, checked
-from winfleet.checkpoints.find import ASIDE, find, may_count
+from winfleet.checkpoints.find import INCOMPLETE, find, may_count
 from winfleet.checkpoints.whole import trouble_of
 from winfleet.core.files import replace, write_atomic
 from winfleet.core.plan import SWARM_PORT, Host, Plan
 from winfleet.core.serving import serving
+from winfleet.rank.aside import ASIDE
 from winfleet.runs.record import outputs
 from winfleet.transfer.receiver import wait_for_port
 
@@ -85,9 +86,7 @@ class Exchange:
         begin = time.monotonic()
         for text in decision.said:
             self.say(text)
-        for place, ranks in decision.aside.items():
-            if self.host.machine_rank in ranks:
-                set_aside(self.work, place)
+        self.set_aside([place for place, ranks in decision.aside.items() if self.host.machine_rank in ranks])
         given = [one for one in decision.transfers if one.source == self.host.machine_rank]
         with contextlib.ExitStack() as stack:
             if given:
@@ -131,6 +130,14 @@ class Exchange:
             return False
         found = (self.work / name).stat()
         return (found.st_size, found.st_mtime_ns) == (known["size"], known["own_mtime_ns"])
+
+    def set_aside(self, places: Sequence[str]) -> None:
+        """Renames what is not whole, and notes it, so that ranks do not see it (winfleet.rank.aside)."""
+        new = [name for place in places if (name := set_aside(self.work, place))]
+        if new:
+            path = self.folder / ASIDE
+            known = json.loads(path.read_text("utf-8")) if path.exists() else []
+            write_atomic(path, json.dumps([*known, *new], ensure_ascii=False))
 
     # -- what it lacks
 
@@ -202,15 +209,17 @@ def read_brought(folder: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def set_aside(work: Path, place: str) -> None:
-    """Renames a file or folder that is not whole, if this host has it: scripts take the highest number themselves."""
+def set_aside(work: Path, place: str) -> str:
+    """Renames a file or folder that is not whole, if this host has it; its new name, from work/ on."""
     path, number = checked(work, place), 1
-    target = path.with_name(path.name + ASIDE)
+    target = path.with_name(path.name + INCOMPLETE)
     while target.exists():
         number += 1
-        target = path.with_name(f"{path.name}.{number}{ASIDE}")
-    if path.exists():
-        replace(path, target)
+        target = path.with_name(f"{path.name}.{number}{INCOMPLETE}")
+    if not path.exists():
+        return ""
+    replace(path, target)
+    return target.relative_to(work).as_posix()
 
 
 def beside(do: Callable[[], T], wait: Wait, meanwhile: Callable[[], None] = lambda: None) -> T:

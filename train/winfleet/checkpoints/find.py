@@ -21,7 +21,7 @@ POINTER = re.compile(
     r"(latest|last|checkpoint|best)[\w-]*(\.(txt|json|ya?ml))?$", re.IGNORECASE
 )  # names the newest one
 NOWHERE = frozenset({"wandb", "cache", "mlruns", "__pycache__"})  # datasets and logs also lie in files of these kinds
-ASIDE = ".incomplete"
+INCOMPLETE = ".incomplete"
 
 NUMBER = re.compile(r"\d+(?:\.\d+)*")
 STEP, MARK = frozenset(["step", "steps", "globalstep", "iter", "iters", "iteration", "update"]), frozenset(["checkpoint", "ckpt", "save", "snapshot", "epoch", "ep", "round"])  # fmt: skip
@@ -100,7 +100,7 @@ def may_count(path: str) -> bool:
         hidden
         or (parts[0] == "data" and len(parts) > 1)
         or NOWHERE.intersection(parts[:-1])
-        or any(part.endswith((ASIDE, ".tmp")) for part in parts)
+        or any(part.endswith((INCOMPLETE, ".tmp")) for part in parts)
     )
 
 
