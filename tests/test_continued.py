@@ -118,7 +118,7 @@ def test_a_checkpoint_is_whole_on_both_hosts_before_ranks_go_on_and_one_that_is_
     assert home >= newest | {"out/last.pt", "results.csv"}, "the code has a results.csv, too"
     assert not [name for name in home if "step_000005" in name or name == pair.script]
 
-    assert pair.launch("--steps", "25", "--forgets", "1") == [0, 0]
+    pair.launch("--steps", "25", "--forgets", "1")  # it cannot end well
     (said,) = [text for text in pair.events() if "unequal" in text]
     assert said.startswith(
         "Ranks begin at unequal steps: rank 1 at step 0, rank 0 at step 20; let every rank load the same checkpoint, out/step_000020: "
