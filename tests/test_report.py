@@ -272,6 +272,25 @@ def test_failed_run_shows_the_first_cause_on_top(tmp_path: Path) -> None:
     assert first < later < html.index("<svg")
 
 
+def test_the_summary_of_a_failed_attempt_is_that_attempts(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for name, status in run.status.items():
+        begun = START + 1_000
+        status.update(
+            state="failed",
+            started=begun,
+            time=begun + 9,
+            cause={"host": name, "text": "ValueError: x", "rank": 0, "time": begun + 8},
+        )
+        status["ranks"][0].update(step=0, loss=None)
+    assert run.line().startswith("failed · the script reported no loss · 2 processes on 2 hosts · 0:09")
+    for name in run.hosts:
+        run.metrics[name].append({"generation": 1, "step": 301, "time": START + 1_005, "loss": 1.25})
+    assert run.line().startswith("failed · training loss stayed at 1.250 ·")
+    run.status["worker1"]["state"] = run.status["worker2"]["state"] = "stopped"
+    assert run.line().startswith("stopped · validation loss fell from 5.614 to 2.430")
+
+
 @pytest.mark.parametrize("generation", [1, 2])  # a new launch begins with 1 again
 def test_restart_breaks_the_lines(tmp_path: Path, generation: int) -> None:
     run = Run(tmp_path)

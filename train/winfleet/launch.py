@@ -40,7 +40,7 @@ from winfleet.launcher.board import Board
 from winfleet.machine.hardware import gpu_names, owner_of_port
 from winfleet.runs.environment import prepare_environment, take_secrets
 from winfleet.runs.state import step_of
-from winfleet.runs.work import enter_work, fill_in
+from winfleet.runs.work import changed_sources, enter_work, fill_in
 
 log = logging.getLogger("winfleet")
 
@@ -167,6 +167,8 @@ def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool)
             print(f"error: {text}{known}", file=sys.stderr)
         board.end("failed", Cause(host=host.name, text=text, time=time.time()), {})
         raise
+    for name in changed_sources(folder):
+        say(f"{name} was written into, where data was only lent to this run; the next deployment sends that data anew")
     if outcome.cause is not None:
         log.error("%s", describe_failure(outcome.cause))
     board.end(outcome.state, outcome.cause, outcome.exit_codes)
