@@ -38,6 +38,9 @@ CONNECTIONS = {
 
 
 RECORDED = {
+    "file-elsewhere": (
+        "FileNotFoundError: [Errno 2] No such file or directory: 'out/vocab.json'\npc1, which has rank 0, has this file; pc2 has not"
+    ),
     # https://github.com/astral-sh/uv/issues/16233
     "index-certificate": (
         "error: Request failed after 3 retries\n  Caused by: error sending request for url (https://github.com/astral-sh/python-build-standalone/"

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from winfleet.host.outputs import outputs
 from winfleet.runs import state as runs
 from winfleet.transfer.folders import FolderError, digest, list_files, pack, unpack, verify
 
@@ -204,19 +203,3 @@ def test_the_state_of_a_run_by_its_files(tmp_path: Path, text: str | None, state
     if text is not None:
         (tmp_path / "status.json").write_text(text)
     assert runs.state_of(tmp_path) == state
-
-
-def test_data_that_was_linked_into_the_work_folder_is_no_output(tmp_path: Path) -> None:
-    work, code, data = tmp_path / "work", tmp_path / "code", tmp_path / "data"
-    for path in (
-        work / "train.py",
-        work / "model.pt",
-        work / "data" / "made.txt",
-        code / "train.py",
-        data / "text.txt",
-    ):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("x")
-    os.link(data / "text.txt", work / "data" / "text.txt")  # as launch.link_folder() does where there is no junction
-    kept = {str(path.relative_to(work)) for path in outputs(work, code, data)}
-    assert kept == {"model.pt", "data/made.txt"}

@@ -59,12 +59,16 @@ def link(source: str, target: str, mbit: float = 940.0) -> Link:
 
 def test_every_pair_and_the_first_hosts_stores_are_needed() -> None:
     plan = plan_of(1, 1, 2)
-    assert checks.needed_ports(plan) == {"pc1": [29502, 29500, 29501], "pc2": [29502], "pc3": [29502]}
+    assert checks.needed_ports(plan) == {
+        "pc1": [29502, 29503, 29500, 29501],
+        "pc2": [29502, 29503],
+        "pc3": [29502, 29503],
+    }
     wanted = checks.needed_targets(plan, {"pc1": 41, "pc2": 42, "pc3": 43})
     assert {name: [(target.host, target.port) for target in targets] for name, targets in wanted.items()} == {
-        "pc1": [("pc2", 42), ("pc3", 43)],
-        "pc2": [("pc1", 41), ("pc3", 43), ("pc1", 29500), ("pc1", 29501)],
-        "pc3": [("pc1", 41), ("pc2", 42), ("pc1", 29500), ("pc1", 29501)],
+        "pc1": [("pc2", 42), ("pc2", 29503), ("pc3", 43), ("pc3", 29503)],
+        "pc2": [("pc1", 41), ("pc1", 29503), ("pc3", 43), ("pc3", 29503), ("pc1", 29500), ("pc1", 29501)],
+        "pc3": [("pc1", 41), ("pc1", 29503), ("pc2", 42), ("pc2", 29503), ("pc1", 29500), ("pc1", 29501)],
     }
 
 

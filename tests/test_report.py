@@ -101,7 +101,9 @@ def test_page_asks_for_nothing_and_can_be_heard_and_its_ids_are_its_own(tmp_path
 def test_page_shows_hosts_ranks_digests_and_values(tmp_path: Path) -> None:
     for step in ("step_999999", "step_1000000", "step_000020", "latest"):
         (tmp_path / "output" / "checkpoints" / step).mkdir(parents=True)
+        (tmp_path / "output" / "checkpoints" / step / "model.safetensors").touch()
     (tmp_path / "output" / "model").mkdir()
+    (tmp_path / "output" / "model" / "model.safetensors").touch()
     run = Run(tmp_path, gpus=True)
     run.metrics["worker2"] += [{"step": 300, "loss": bad} for bad in (math.nan, math.inf)]
     page = Page(run.page())
@@ -123,6 +125,25 @@ def test_failed_run_shows_the_first_cause_on_top(tmp_path: Path) -> None:
     assert "Traceback (most recent call last):\n    x = conv(x)</pre>" in html
     first, later = html.index("ValueError: Expected 3 channels"), html.index("RuntimeError: Connection closed by peer")
     assert first < later < html.index("<svg")
+
+
+def test_the_summary_of_a_failed_attempt_is_that_attempts(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for name, status in run.status.items():
+        begun = START + 1_000
+        status.update(
+            state="failed",
+            started=begun,
+            time=begun + 9,
+            cause={"host": name, "text": "ValueError: x", "rank": 0, "time": begun + 8},
+        )
+        status["ranks"][0].update(step=0, loss=None)
+    assert run.line().startswith("failed · the script reported no loss · 2 processes on 2 hosts · 0:09")
+    for name in run.hosts:
+        run.metrics[name].append({"generation": 1, "step": 301, "time": START + 1_005, "loss": 1.25})
+    assert run.line().startswith("failed · training loss stayed at 1.250 ·")
+    run.status["worker1"]["state"] = run.status["worker2"]["state"] = "stopped"
+    assert run.line().startswith("stopped · validation loss fell from 5.614 to 2.430")
 
 
 @pytest.mark.parametrize("generation", [1, 2])  # a new launch begins with 1 again

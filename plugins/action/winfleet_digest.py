@@ -11,7 +11,7 @@ from winfleet.environments.package import stage
 from winfleet.transfer.digest_cache import DigestCache
 from winfleet.transfer.folders import SHORT, FolderError, digest, list_sent
 from winfleet.transfer.including import as_patterns
-from winfleet.transfer.names import explain_unholdable
+from winfleet.transfer.names import clashes, explain_unholdable
 from winfleet.transfer.receiver import keep_key
 from winfleet.transfer.torrents import SwarmError, make_torrent
 
@@ -36,6 +36,7 @@ class ActionModule(Action):
         for kind, path in given.items():
             if why := explain_unholdable(f"{kind} {path}", kind, names[kind], hosts):
                 raise FolderError(why)
+        refuse_clashes(given, names, fold=any(found.get("os") == "Windows" for found in hosts.values()))
         digests = {kind: known_digest(cache, path, names[kind]) for kind, path in sources.items()}
         sizes = {kind: sum((path / name).stat().st_size for name in names[kind]) for kind, path in sources.items()}
         slow = any(self.of(name)["ansible_connection"] in SLOW for name in self.present)
@@ -56,6 +57,16 @@ class ActionModule(Action):
         """With a hint, whatever it is."""
         told = super().tell(error)
         return told if "\n  hint: " in told else f"{told}\n  hint: give a folder that can be read"
+
+
+def refuse_clashes(given: dict[str, Path], names: dict[str, list[PurePosixPath]], *, fold: bool) -> None:
+    """Code may have a data/ of its own beside the data; raises FolderError where both have one file there."""
+    data = [PurePosixPath("data", name) for name in names.get("data", ())]
+    for own, other in clashes(names.get("code", ()), data, fold=fold):
+        raise FolderError(
+            f"code and data both have {own}: {given['code'] / own} and {given['data'] / other.relative_to('data')}\n"
+            "hint: rename or remove one of the two; in the working folder they would be one file"
+        )
 
 
 def known_digest(cache: Path, source: Path, names: list[PurePosixPath]) -> str:

@@ -13,6 +13,8 @@ from winfleet.core.files import write_atomic
 from winfleet.core.status import describe_failure
 from winfleet.launcher.proposals import propose
 
+MOST_NAMED = 10
+
 
 class ActionModule(Action):
     """winfleet_report: folder (logs/<run>), config (the user's settings, "" for none)."""
@@ -27,9 +29,8 @@ class ActionModule(Action):
         except (report.ReportError, OSError) as error:
             raise AnsibleActionFail(f"no report of run {folder.name}: {error}") from error
         for name in self.names:
-            collected = self.of(name).get("report_collected") or {}
-            if collected.get("left"):
-                self.say(f"  outputs of {collected['outputs_mb']:.0f} MB stay on {name}: {collected['left']}")
+            for text in say_left(name, self.of(name).get("report_collected") or {}, folder.name):
+                self.say(f"  {text}")
         for text in propose(folder, run.plan, self.optional_path("config")):
             self.say(f"  {text}")
         self.say(report.closing_line(run, Path(os.path.relpath(path))))
@@ -42,3 +43,17 @@ class ActionModule(Action):
             "failed": True,
             "msg": f"run {folder.name} {run.state}: {text}\n  hint: all logs are in {os.path.relpath(folder)}",
         }
+
+
+def say_left(host: str, collected: dict[str, Any], run: str) -> list[str]:
+    """What stays on the host, with place and size, and how to bring it."""
+    left = collected.get("left") or []
+    if not left:
+        return []
+    named = [f"{name} ({size / 1e6:.1f} MB)" for name, size in left]
+    more = [f"and {len(left) - MOST_NAMED} more, all in {host}/left.json"] if len(left) > MOST_NAMED else []
+    return [
+        f"outputs of {collected['left_mb']:.0f} MB stay on {host}: {collected['work']}",
+        *(f"  {text}" for text in [*named[:MOST_NAMED], *more]),
+        f"  bring them: ansible-playbook fetch.yml -i INVENTORY -e fleet_run={run}",
+    ]

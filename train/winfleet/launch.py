@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from winfleet.checkpoints.exchange import Exchange
 from winfleet.core.causes import LAUNCHER, advise
 from winfleet.core.files import send_output_to
 from winfleet.core.plan import (
@@ -41,7 +42,8 @@ from winfleet.machine.hardware import gpu_names
 from winfleet.machine.ports import bind_error, owner_of
 from winfleet.machine.windows import end_children_with_me, keep_awake
 from winfleet.runs.environment import prepare_environment, take_secrets
-from winfleet.runs.work import enter_work, fill_in
+from winfleet.runs.state import step_of
+from winfleet.runs.work import changed_sources, enter_work, fill_in
 
 log = logging.getLogger("winfleet")
 
@@ -133,24 +135,34 @@ def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool)
     left = [folder / name for name in ("stop", STOPPING, STOP_AT)]
     for stale in [*left, *folder.glob("rank*.json"), *folder.glob("rank*.stack.txt")]:
         stale.unlink(missing_ok=True)
+    reached = step_of(folder)
     board = Board(plan, host, folder, console=console)
+
+    def say(text: str) -> None:
+        board.say(text, event=True)
+
     board.serve(ports.status)
     board.say("Initializing distributed training...")
     board.start()
     try:
         prepare_environment(plan, host, folder, console=console)
         take_secrets(folder)
+        exchange = None
         if not console:
-            enter_work(plan, host, folder)
+            exchange = Exchange(plan, host, folder, say, is_new=not (folder / "work").exists(), reached=reached)
+            enter_work(plan, host, folder, say)
         from winfleet.launcher.agent import run_ranks  # torch: seconds, in which the status is there already
 
-        outcome = run_ranks(plan, host, folder, fill_in(plan.command, plan, folder), board, (ports.ranks, ports.agents))
+        command = fill_in(plan.command, plan, folder)
+        outcome = run_ranks(plan, host, folder, command, board, (ports.ranks, ports.agents), exchange)
     except BaseException as error:  # before the ranks: no room for the work folder, a torch that cannot be imported
         text = f"{type(error).__name__}: {plain(error)}"
         if not isinstance(error, PlanError) and (known := advise(text, host.name, LAUNCHER)):
             print(f"error: {text}{known}", file=sys.stderr)
         board.end("failed", Cause(host=host.name, text=text, time=time.time()), {})
         raise
+    for name in changed_sources(folder):
+        say(f"{name} was written into, where data was only lent to this run; the next deployment sends that data anew")
     if outcome.cause is not None:
         log.error("%s", describe_failure(outcome.cause))
     board.end(outcome.state, outcome.cause, outcome.exit_codes)

@@ -64,9 +64,9 @@ def _state(run: RunData) -> str:
 
 def _result(run: RunData) -> tuple[str, float, float] | None:
     """What the run is measured by, with its first and last value: validation loss, otherwise training loss."""
-    measures = [("training loss", run.metrics)]
-    if run.validation:
-        measures.insert(0, ("validation loss", (run.logged[run.validation],)))
+    measures = [("training loss", run.attempt.metrics)]
+    if run.validation and (validated := run.attempt.logged.get(run.validation)):
+        measures.insert(0, ("validation loss", (validated,)))
     return next(((name, *values) for name, tracks in measures if (values := ends(tracks))), None)
 
 
@@ -201,7 +201,7 @@ def render(run: RunData) -> str:
         has_gpu=any(set(track.peak[2:]) != {None} for track in run.usage),
         forecast=_forecast(run),
         unit="GPU" if any(host.gpus for host in run.plan.hosts) else "process",
-        rate=sum(track.mean[1] or 0.0 for track in run.metrics) or None,
+        rate=sum(track.mean[1] or 0.0 for track in run.attempt.metrics) or None,
         ends={name: ends((track,)) or (None, None) for name, track in run.logged.items()},
     )
     return page + "\n"

@@ -20,8 +20,11 @@ from torch.utils.data.dataloader import DataLoader
 
 from winfleet.core.files import send_output_to
 from winfleet.core.reading import plain
+from winfleet.rank.aside import hide
 from winfleet.rank.meter import Meter
 from winfleet.rank.oom import MAX_SIZES, Note, is_out_of_memory
+from winfleet.rank.optimizer_steps import watch_optimizers
+from winfleet.rank.own_copy import watch_writes
 from winfleet.rank.process import bind_gloo, die_with_launcher, force_backend
 from winfleet.rank.stopper import Stopper
 from winfleet.rank.timing import watch_waits
@@ -79,8 +82,12 @@ def main() -> None:
     if address := os.environ.get("WINFLEET_ADDRESS"):
         bind_gloo(address)
     force_backend(os.environ.get("WINFLEET_BACKEND", "gloo" if os.name == "nt" else ""), meter)
+    if folder is not None:
+        watch_writes(folder)
+        hide(folder)
     watch_waits(meter.clock)
     watch_torch(meter, stopper)
+    watch_optimizers(meter)
     watch_accelerate(meter, stopper)
     if trial := os.environ.get("WINFLEET_TRIAL"):
         stopwatch = Stopwatch(int(trial), Path(os.environ["WINFLEET_TRIAL_FILE"]))

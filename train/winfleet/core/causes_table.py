@@ -742,6 +742,15 @@ TRAINING: Final = (
         fix_ko="프로젝트에 추가해(`uv add`) uv.lock에 적히게 한 뒤 다시 배포하십시오. git이 무시하는 파일은 보내지 않습니다",
     ),
     Row(
+        code="file-elsewhere",
+        symptom=r"which has rank 0, has this file",
+        shows="FileNotFoundError: [Errno 2] No such file or directory: 'out/vocab.json'\npc1, which has rank 0, has this file; pc2 has not",
+        cause="rank 0 alone wrote the file, and each PC has a disk of its own",
+        fix="let one rank of each PC write it (if LOCAL_RANK == 0, or ProjectConfiguration(save_on_each_node=True)); what {host} lacks of the newest checkpoint is brought when the run is continued",
+        cause_ko="rank 0만 이 파일을 썼는데, PC마다 디스크가 따로 있습니다",
+        fix_ko="PC마다 한 랭크가 쓰게 하십시오(if LOCAL_RANK == 0, 또는 ProjectConfiguration(save_on_each_node=True)). 실행을 이어서 시작하면 최신 체크포인트 중 {host}에 없는 파일은 자동으로 가져옵니다",
+    ),
+    Row(
         code="file-missing",
         symptom=r"FileNotFoundError|No such file or directory|\[WinError 2\]|지정된 파일을 찾을 수 없습니다",
         shows="FileNotFoundError: [Errno 2] No such file or directory: '/home/alice/data/train.bin'",

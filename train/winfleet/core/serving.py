@@ -7,7 +7,6 @@ import hmac
 import http.client
 import io
 import os
-import shutil
 import socket
 import threading
 from collections.abc import Collection, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 SILENT_SECONDS: Final = 30.0  # a peer that stops in the middle is dropped
 POLL_SECONDS: Final = 0.05
+BLOCK_BYTES: Final = 2**20
 
 
 class Server(ThreadingHTTPServer):
@@ -89,11 +89,12 @@ def serving(server: Server) -> Iterator[None]:
 def hand_over(
     content: Path | bytes, address: str, port: int, path: str, seconds: float, allowed: Collection[str] | None = None
 ) -> bool:
-    """Listens until the content was fetched once at that path; whether it was, within `seconds`. Raises OSError.
+    """Listens until the content was fetched once at that path; False where nobody begins within `seconds`, or stops for so long.
 
     For results, and for archives of hosts whose connection is slow for files: WinRM reads half a megabyte a PowerShell start.
+    Raises OSError.
     """
-    fetched = threading.Event()
+    fetched, moved = threading.Event(), threading.Event()
 
     class Desk(Handler):
         def do_GET(self) -> None:
@@ -105,11 +106,18 @@ def hand_over(
                 self.send_header("Content-Length", str(file.seek(0, os.SEEK_END)))
                 self.end_headers()
                 file.seek(0)
-                shutil.copyfileobj(file, self.wfile)
+                while block := file.read(BLOCK_BYTES):
+                    self.wfile.write(block)
+                    moved.set()
             fetched.set()
+            moved.set()
 
     with serving(Server(address, port, Desk, allowed)):
-        return fetched.wait(seconds)
+        while moved.wait(seconds):
+            moved.clear()
+            if fetched.is_set():
+                return True
+    return False
 
 
 def ask(

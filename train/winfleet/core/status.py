@@ -54,6 +54,7 @@ class Rank:
     count: int = 0  # optimizer steps of this process
     step: int = 0  # as the script counts
     begun: int | None = None  # step after which this process went on, once the script has told its steps
+    optimizer_begun: int | None = None  # steps that its optimizer had done before, as its state tells
     steps: int | None = None
     loss: float | None = None
     samples_per_second: float | None = None

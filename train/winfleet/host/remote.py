@@ -178,7 +178,7 @@ def collect(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]
     del check  # packs into a temporary file alone
     packed = outputs.pack(
         home, given["run"], code=given["code"], data=given["data"], all_outputs=given["all_outputs"],
-        limit_mb=int(given["limit_mb"]),
+        limit_mb=float(given["limit_mb"]) if float(given["limit_mb"]) >= 0 else None,
     )  # fmt: skip
     hand_over(packed, given)
     return packed

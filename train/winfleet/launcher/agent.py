@@ -21,11 +21,13 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousError
 
+from winfleet.checkpoints.exchange import Exchange
 from winfleet.core.files import end_of, write_atomic
 from winfleet.core.plan import Host, Plan
 from winfleet.core.reading import plain
 from winfleet.core.status import MAX_LINES, STOP_AT, STOPPING, Cause
 from winfleet.launcher.board import Board
+from winfleet.launcher.going_on import GoingOn
 from winfleet.launcher.halving import Halving
 from winfleet.launcher.joining import Joining
 from winfleet.launcher.rendezvous import PlanRendezvous, RunEndedError, prepare_windows_agent
@@ -77,6 +79,12 @@ class Stop:
                 "stopped", f"ranks did not reach the end of a step within {self._grace:.0f} s and were ended"
             )
 
+    def look_early(self, rendezvous: PlanRendezvous) -> None:
+        """Called while no rank is there yet: there is nothing to wait for."""
+        self.look(rendezvous)
+        if self.asked_at is not None:
+            rendezvous.end("stopped", "asked to stop before its ranks were started")
+
 
 def grace_seconds(text: bytes) -> float:
     """What a stop file says, {"grace_seconds": 60}; 60 where it says nothing."""
@@ -89,13 +97,24 @@ def grace_seconds(text: bytes) -> float:
 class Agent(LocalElasticAgent):
     """torch's agent, which tells the board of each generation, the other hosts of a failure, and waits for them at the end."""
 
-    def __init__(self, spec: WorkerSpec, rendezvous: PlanRendezvous, halving: Halving, log_folder: Path) -> None:
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        rendezvous: PlanRendezvous,
+        halving: Halving,
+        going_on: GoingOn,
+        before: Callable[[], None],
+        log_folder: Path,
+    ) -> None:
+        """`before` is called before the first rank of each generation."""
         super().__init__(spec, logs_specs=DefaultLogsSpecs(log_dir=str(log_folder)), shutdown_timeout=KILL_SECONDS)
-        self.rendezvous, self.halving, self.board = rendezvous, halving, halving.board
+        self.rendezvous, self.halving, self.board, self.before = rendezvous, halving, halving.board, before
+        self.going_on = going_on
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         worker_group.spec.args = ("-m", "winfleet.runner", *self.halving.begin(self.rendezvous))
         self.board.begin_generation(self.rendezvous.generation)
+        self.before()
         started: dict[int, Any] = super()._start_workers(worker_group)
         return started
 
@@ -107,6 +126,7 @@ class Agent(LocalElasticAgent):
         if over and not self._is_echo_of_memory(result) and self._remaining_restarts == 0:
             outcome = failed(result, self.board.host, self.board.folder)
             if outcome.cause is not None and not outcome.cause.is_echo:  # an echo's cause is known elsewhere
+                self.going_on.ask(self.rendezvous, outcome.cause.text)
                 self._end_for_all()
         return result
 
@@ -146,25 +166,36 @@ class Agent(LocalElasticAgent):
 
 
 def run_ranks(
-    plan: Plan, host: Host, folder: Path, command: list[str], board: Board, ports: tuple[int, int]
+    plan: Plan,
+    host: Host,
+    folder: Path,
+    command: list[str],
+    board: Board,
+    ports: tuple[int, int],
+    exchange: Exchange | None,
 ) -> Outcome:
     """Starts the host's ranks and stays until all have ended.
 
-    `command` is what the runner is given; `ports` are the ranks' and the agents'. Ranks inherit this process's
-    environment and folder.
+    `command` is what the runner is given; `ports` are the ranks' and the agents'; `exchange` makes checkpoints whole before
+    ranks start. Ranks inherit this process's environment and folder.
     """
     stop, alarm, halving = Stop(folder, board), Alarm(board.lookout), Halving(command, host, folder, board)
-    joining = Joining(host, plan, board.lookout)
+    joining, going_on = Joining(host, plan, board.lookout), GoingOn(plan, host, board, exchange, stop.look_early)
 
     def watch() -> None:
         stop.look(rendezvous)
         alarm.look(rendezvous.store)
         halving.look()
+        going_on.look(rendezvous)
         ranks, now = board.status.ranks, time.monotonic()
         if why := joining.failure(rendezvous.store, rendezvous.generation, ranks, now):
             rendezvous.end("failed", why)
         if text := joining.news(ranks, now):
             board.note(text, "stuck")
+
+    def before() -> None:
+        going_on.before(rendezvous)
+        joining.begin(rendezvous.generation, time.monotonic())
 
     rendezvous = PlanRendezvous(
         run_id=plan.run, machine_rank=host.machine_rank, num_machines=len(plan.hosts), address=plan.hosts[0].address,
@@ -177,7 +208,7 @@ def run_ranks(
         role="default", local_world_size=host.processes, entrypoint=sys.executable, rdzv_handler=rendezvous,
         max_restarts=plan.max_restarts, monitor_interval=MONITOR_SECONDS,
     )  # fmt: skip
-    agent = Agent(spec, rendezvous, halving, folder / "errors")
+    agent = Agent(spec, rendezvous, halving, going_on, before, folder / "errors")
 
     def run() -> RunResult:
         if host.machine_rank == 0:
@@ -189,6 +220,8 @@ def run_ranks(
     with contextlib.suppress(OSError):  # ranks that were through before the last look
         board.tick()
     halving.look()
+    if outcome.cause is not None:
+        outcome = dataclasses.replace(outcome, cause=going_on.explain(outcome.cause))
     return say_memory(outcome, halving) if outcome.state == "failed" and halving.kept else outcome
 
 

@@ -38,12 +38,18 @@ class Joining:
         self._asked_at: float | None = None  # when ranks were asked what keeps them
         self._told = False
 
+    def begin(self, generation: int, now: float) -> None:
+        """Its ranks start only now: what comes before them has no limit."""
+        self._generation, self._since = generation, now
+        self._open_since, self._asked_at, self._told = None, None, False
+        self._joining.clear()
+
     def failure(self, store: Store, generation: int, ranks: Sequence[Rank], now: float) -> str:
         """Why the generation cannot go on, a sentence; "" while it may. `now` is monotonic."""
         if generation != self._generation:
-            self._since = now if self._generation else self._since  # the first one's launchers had to start too
-            self._generation, self._open_since, self._asked_at, self._told = generation, None, None, False
-            self._joining.clear()
+            self.begin(
+                generation, now if self._generation else self._since
+            )  # the first one's launchers had to start too
         if not any(rank.state in BEFORE for rank in ranks):
             return ""
         self._listen(store, ranks, now)

@@ -190,7 +190,9 @@ class PlanRendezvous(RendezvousHandler):
                 self._end_for_lost(gone)
             time.sleep(0.2)
 
-    def wait_for_end(self, timeout: float, unless: Callable[[], bool] = lambda: False) -> None:
+    def wait_for_end(
+        self, timeout: float, unless: Callable[[], bool] = lambda: False, pause_seconds: float = 0.2
+    ) -> None:
         """Waits for another host's word or its loss (seconds), or for what `unless` tells. Raises RunEndedError on the first two."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline and not unless():
@@ -198,7 +200,7 @@ class PlanRendezvous(RendezvousHandler):
             self._raise_if_ended()
             if self.machine_rank == 0 and (lost := self._lost() & set(self.hosts)):
                 self._end_for_lost(sorted(lost))
-            time.sleep(0.2)
+            time.sleep(pause_seconds)
 
     def end(self, state: str, text: str) -> None:
         """Ends the run for all hosts: their next look raises RunEndedError with this. The first word stands."""

@@ -29,9 +29,9 @@ def bind_error(address: str, port: int) -> OSError | None:
     return None
 
 
-def wait_for_port(address: str, port: int) -> None:
+def wait_for_port(address: str, port: int, seconds: float = LEAVE_SECONDS) -> None:
     """Waits until nobody listens there: an earlier program of ours may still tell its result. Raises HostError."""
-    deadline = time.monotonic() + LEAVE_SECONDS
+    deadline = time.monotonic() + seconds
     while error := bind_error(address, port):
         if time.monotonic() > deadline:
             raise HostError(

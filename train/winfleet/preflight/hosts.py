@@ -15,7 +15,7 @@ from winfleet.preflight.found import Adapter, BlockRule, Found, Gpu
 from winfleet.preflight.problems import Problem
 
 PORT_MEANINGS: Final[Mapping[str, str]] = {
-    "29500": "the ranks' store", "29501": "the launchers' rendezvous", "29502": "status", "29503": "swarm",
+    "29500": "the ranks' store", "29501": "the launchers' rendezvous", "29502": "status", "29503": "files",
     "29504": "link probes",
 }  # fmt: skip
 OUR_PORTS: Final = (RANKS_PORT, PROBE_PORT)

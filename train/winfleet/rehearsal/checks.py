@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
-from winfleet.core.plan import AGENTS_PORT, RANKS_PORT, STATUS_PORT, Plan
+from winfleet.core.plan import AGENTS_PORT, RANKS_PORT, STATUS_PORT, SWARM_PORT, Plan
 from winfleet.core.reading import Reader, plain
 from winfleet.preflight.comparisons import minor, name_odd
 from winfleet.preflight.hosts import PORT_MEANINGS, SKEW_SECONDS, say_skew
@@ -64,17 +64,18 @@ def number(value: object, most: float) -> float:
 
 def needed_ports(plan: Plan) -> dict[str, list[int]]:
     """Host -> ports on which it listens in the rehearsal, beside its own of the dynamic range."""
+    everywhere = [STATUS_PORT, SWARM_PORT]
     return {
-        host.name: [STATUS_PORT, *([RANKS_PORT, AGENTS_PORT] if host.machine_rank == 0 else [])] for host in plan.hosts
+        host.name: [*everywhere, *([RANKS_PORT, AGENTS_PORT] if host.machine_rank == 0 else [])] for host in plan.hosts
     }
 
 
 def needed_targets(plan: Plan, dynamic: Mapping[str, int]) -> dict[str, list[Target]]:
-    """Host -> what it must reach: every other host's dynamic port, as gloo does, and the first host's two stores."""
+    """Host -> what it must reach: every other host's dynamic port, as gloo does, its files, and the first host's two stores."""
     found = {}
     for source in plan.hosts:
         others = [host for host in plan.hosts if host is not source]
-        ports = [(host, dynamic[host.name]) for host in others]
+        ports = [(host, port) for host in others for port in (dynamic[host.name], SWARM_PORT)]
         ports += [(host, port) for host in others if host.machine_rank == 0 for port in (RANKS_PORT, AGENTS_PORT)]
         found[source.name] = [Target(host=host.name, address=host.address, port=port) for host, port in ports]
     return found

@@ -11,6 +11,7 @@ nothing of it is left on the host, neither processes nor files.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -28,7 +29,7 @@ from typing import Any, Final
 
 from winfleet.core.errors import HostError
 from winfleet.core.files import as_object, send_output_to, write_atomic
-from winfleet.core.plan import PROBE_PORT, Host, Plan, PlanError
+from winfleet.core.plan import PROBE_PORT, SWARM_PORT, Host, Plan, PlanError
 from winfleet.core.serving import Handler, Server, serving
 from winfleet.machine.ports import wait_for_port
 from winfleet.machine.windows import end_children_with_me
@@ -42,6 +43,7 @@ from winfleet.runs.work import fill_in, prepare_work
 QUIET_SECONDS: Final = 15.0  # without a word from the controller, then this ends
 LIMIT_SECONDS: Final = 900.0  # in any case
 MOST_BODY: Final = 100_000
+LINGER_SECONDS: Final = 10.0  # of an earlier transfer, at its port
 RANK_SECONDS: Final = 180.0  # for `import torch` and a matrix product, on a PC whose scanner reads every file first
 REDUCE_SECONDS: Final = 60.0
 
@@ -111,6 +113,9 @@ class Rehearsal:
             listener.close()
         self._listeners, refused = {}, {}
         for port in given["ports"]:
+            if port == SWARM_PORT:  # a transfer may just have told its end there
+                with contextlib.suppress(HostError):
+                    wait_for_port(self.host.address, port, LINGER_SECONDS)
             try:
                 self._listeners[port] = Listener(self.host.address, int(port), self.job.token, self.allowed)
             except OSError as error:

@@ -17,7 +17,8 @@ from ..core.errors import HostError
 from ..core.files import end_of, write_atomic
 from ..machine.detached import start
 from ..transfer.folders import SHORT
-from .state import launcher_pid, read_status
+from .record import keep_plan
+from .state import launcher_pid, read_status, step_of
 
 LAUNCH_SECONDS = 60.0  # for a launcher to live, on a PC that is busy, or slow to import
 READY_SECONDS = 40.0  # for the rehearsal to listen, an earlier one to leave its port included
@@ -39,6 +40,8 @@ def write_files(folder: Path, files: Mapping[str, str], *, check: bool) -> list[
             different.append(name)
             if not check:
                 folder.mkdir(parents=True, exist_ok=True)
+                if name == "plan.json" and path.is_file():
+                    keep_plan(folder)
                 write_atomic(path, text)
     return different
 
@@ -124,7 +127,5 @@ def stop(folder: Path, grace: int) -> dict[str, object]:
             break
         os.kill(pid, sign)
     status = read_status(folder)
-    ranks = status.get("ranks")
-    steps = [rank.get("step", 0) for rank in ranks if isinstance(rank, dict)] if isinstance(ranks, list) else []
-    state, step = str(status.get("state")), max(steps, default=0)
+    state, step = str(status.get("state")), step_of(folder)
     return {"run": folder.name, "state": state, "step": step, "text": f"run {folder.name} {state} after step {step}"}

@@ -16,6 +16,13 @@ def read_status(folder: Path) -> dict[str, Any]:
     return read_object(folder / "status.json")
 
 
+def step_of(folder: Path) -> int:
+    """The furthest step of this host's ranks, as the run's status tells; 0 where none is known."""
+    ranks = read_status(folder).get("ranks")
+    steps = [rank.get("step", 0) for rank in ranks if isinstance(rank, dict)] if isinstance(ranks, list) else []
+    return max((step for step in steps if isinstance(step, int)), default=0)
+
+
 def launcher_pid(folder: Path) -> int | None:
     """Process id of the run's launcher, None where it does not live."""
     pid = read_status(folder).get("launcher_pid")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -89,3 +89,20 @@ def folded(path: PurePosixPath) -> PurePosixPath:
 def units(text: str) -> int:
     """Length as Windows counts it."""
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
+
+
+def clashes(
+    code: Iterable[PurePosixPath], data: Iterable[PurePosixPath], *, fold: bool
+) -> Iterator[tuple[PurePosixPath, PurePosixPath]]:
+    """Pairs of files that cannot both lie in one folder: of one name, or the one where the other needs a folder.
+
+    With `fold` names are compared as NTFS does.
+    """
+    key = folded if fold else lambda path: path
+    files = {key(path): path for path in data}
+    folders = {key(parent): path for path in files.values() for parent in path.parents}
+    for path in code:
+        above = (key(each) for each in (path, *path.parents))
+        other = folders.get(key(path)) or next((files[each] for each in above if each in files), None)
+        if other is not None:
+            yield path, other

@@ -27,6 +27,7 @@ from winfleet.core.status import (
 )
 from winfleet.rehearsal.allreduce import PredictionError
 from winfleet.rehearsal.prediction import Prediction
+from winfleet.view.brought import Left, find_left, results_of
 
 MAX_RANKS: Final = 4_096
 MAX_EVENTS: Final = 200  # the newest
@@ -72,6 +73,13 @@ class Track:
     peak: tuple[float | None, ...]
 
 
+class Courses(NamedTuple):
+    """The courses of all ranks, and of the values that the script logged."""
+
+    metrics: tuple[Track, ...]
+    logged: Mapping[str, Track]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
     """A host of the plan, and what came home from it."""
@@ -100,8 +108,10 @@ class RunData:
     metrics: tuple[Track, ...]
     usage: tuple[Track, ...]
     logged: Mapping[str, Track]
+    attempt: Courses  # what the summary tells: all of it, or what the attempt that failed has done
     model: str | None
     checkpoint: str | None
+    left: tuple[Left, ...]
     prediction: Prediction | None
     notes: tuple[str, ...]  # what to know before trusting the page
 
@@ -168,36 +178,52 @@ def _load_plan(folder: Path) -> Plan:
 
 def _load(folder: Path, plan: Plan) -> RunData:
     machines = tuple(_machine(folder, plan, host) for host in plan.hosts)
-    metrics: list[Track] = []
-    logged: dict[str, Track] = {}
     notes = [f"No readable status came home from {machine.plan.name}." for machine in machines if not machine.known]
-    planned = [(host, host.first_rank + index) for host in plan.hosts for index in range(host.processes)]
-    for host, rank in planned:
-        course, names, bad = _metrics(_own(folder, host.name, f"metrics-rank{rank}.jsonl"))
-        metrics += _track(host.name, rank, course)
-        for name, points in names.items():
-            if name not in logged and len(logged) < MAX_NAMES:  # what all ranks log is the lowest one's
-                logged.update((name, track) for track in _track(host.name, rank, points))
-        notes += [f"Losses of rank {rank} on {host.name} that were NaN or infinite: {bad}."] if bad else []
+    whole, bad = _courses(folder, plan, {})
+    notes += bad
+    state = overall_state([machine.status for machine in machines])
+    attempt = whole
+    if state in ("failed", "lost"):
+        attempt, _ = _courses(folder, plan, {machine.plan.name: machine.status.started for machine in machines})
     prediction, why_not = _prediction(folder / "prediction.json")
     notes += [why_not] if why_not else []
+    results = results_of(folder, plan)
     statuses = [machine.status for machine in machines]
     root = first_failure(statuses)
     others = [status.cause for status in statuses if status.cause and status.cause is not root]
     return RunData(
         plan=plan,
-        state=overall_state(statuses),
+        state=state,
         machines=machines,
         causes=(root, *others) if root else (),
         events=tuple(_events(machines)),
-        metrics=tuple(metrics),
+        metrics=whole.metrics,
         usage=tuple(track for host in plan.hosts for track in _usage(folder, host)),
-        logged=logged,
-        model=_newest(folder, "output/model"),
-        checkpoint=_newest(folder, "output/checkpoints/step_*"),
+        logged=whole.logged,
+        attempt=attempt,
+        model=results.model or None,
+        checkpoint=results.checkpoint or None,
+        left=find_left([(host.name, _own(folder, host.name, "left.json")) for host in plan.hosts]),
         prediction=prediction,
         notes=tuple(notes[:MAX_NAMES]),
     )
+
+
+def _courses(folder: Path, plan: Plan, since: Mapping[str, float]) -> tuple[Courses, list[str]]:
+    """What the ranks told, of each host from unix seconds `since` on; and notes on losses that are no numbers."""
+    metrics: list[Track] = []
+    logged: dict[str, Track] = {}
+    notes: list[str] = []
+    planned = [(host, host.first_rank + index) for host in plan.hosts for index in range(host.processes)]
+    for host, rank in planned:
+        path = _own(folder, host.name, f"metrics-rank{rank}.jsonl")
+        course, names, bad = _metrics(path, since.get(host.name, 0.0))
+        metrics += _track(host.name, rank, course)
+        for name, points in names.items():
+            if name not in logged and len(logged) < MAX_NAMES:  # what all ranks log is the lowest one's
+                logged.update((name, track) for track in _track(host.name, rank, points))
+        notes += [f"Losses of rank {rank} on {host.name} that were NaN or infinite: {bad}."] if bad else []
+    return Courses(tuple(metrics), logged), notes
 
 
 def _own(folder: Path, host: str, name: str) -> Path | None:
@@ -259,13 +285,6 @@ def _events(machines: Sequence[Machine]) -> list[Said]:
     return events[-MAX_EVENTS:]
 
 
-def _newest(folder: Path, pattern: str) -> str | None:
-    """The path with the highest number in its name, of those that came home from any host."""
-    paths = itertools.chain(folder.glob(pattern), folder.glob(f"*/{pattern}"))
-    newest = max(paths, key=lambda path: (len(path.name), path.name), default=None)
-    return newest.relative_to(folder).as_posix() if newest else None
-
-
 # -- the course of a rank
 
 Points = list[tuple[int, float, tuple[float | None, ...]]]  # generation, x, values
@@ -302,14 +321,17 @@ def _lines(path: Path | None) -> Iterator[dict[str, Any]]:
                 yield value
 
 
-def _metrics(path: Path | None) -> tuple[Points, dict[str, Points], int]:
+def _metrics(path: Path | None, since: float) -> tuple[Points, dict[str, Points], int]:
     """A rank's course, that of each value it logged, and how many of its losses were no numbers."""
     course: Points = []
     logged: dict[str, Points] = {}
-    bad = 0
+    bad, when = 0, math.inf
     for line in _lines(path):
         at = READER.read_or_none(_Metric, line)
         if at is None:
+            continue
+        when = when if at.time is None else at.time
+        if when < since:
             continue
         if at.logged is not None:
             for name, value in at.logged.items():

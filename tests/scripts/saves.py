@@ -1,0 +1,59 @@
+"""Plain torch that saves as many scripts do: rank 0 alone writes a numbered folder and last.pt, each rank its state of random numbers.
+
+Loads the folder with the highest number, whichever host it is on. Fails at --fail-step, on rank 1.
+"""
+
+import argparse
+import os
+import re
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--every", type=int, default=5)
+    parser.add_argument("--fail-step", type=int, default=0)
+    parser.add_argument("--forgets", type=int, nargs="*", default=[], help="ranks that load nothing")
+    arguments = parser.parse_args()
+    dist.init_process_group("gloo")
+    rank, out = dist.get_rank(), Path("out")
+    torch.manual_seed(0)
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 1))
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    start = 0
+    if (found := sorted(out.glob("step_*"))) and rank not in arguments.forgets:
+        start = int(re.sub(r"\D", "", found[-1].name))
+        model.load_state_dict(torch.load(found[-1] / "model.pt"))
+        optimizer.load_state_dict(torch.load(found[-1] / "optim.pt"))
+    names = [path.name for path in found]
+    print(f"rank {rank} goes on after step {start}, of {names}, {os.environ.get('WINFLEET_RESUME')}", flush=True)
+    dist.barrier()
+    for step in range(start + 1, arguments.steps + 1):
+        model(torch.rand(2, 4)).pow(2).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % arguments.every == 0:
+            folder = out / f"step_{step:06d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(torch.get_rng_state(), folder / f"rng_{rank}.pt")
+            if rank == 0:
+                torch.save(model.state_dict(), folder / "model.pt")
+                torch.save(optimizer.state_dict(), folder / "optim.pt")
+                torch.save({"step": step}, out / "last.pt")
+                with Path("results.csv").open("a") as table:
+                    table.write(f"{step}\n")
+            dist.barrier()
+        if step == arguments.fail_step and rank == 1:
+            raise ValueError("on purpose")
+        time.sleep(0.01)
+    time.sleep(3)  # for the launchers to compare where ranks began
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
