@@ -10,7 +10,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "train" / "winfleet"
 # From the ground up; rooms of one floor do not know each other.
 FLOORS = (
-    {"core"}, {"machine"}, {"transfer", "rank", "controller"}, {"runs"}, {"launcher", "environments", "preflight", "support"},
+    {"core"}, {"machine"}, {"transfer", "rank", "controller"}, {"runs", "libraries"}, {"launcher", "environments", "preflight", "support"},
     {"rehearsal"}, {"host", "view"},
 )  # fmt: skip
 COMMANDS = {"launch", "runner", "status", "report", "deploy", "one_pc"}

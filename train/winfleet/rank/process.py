@@ -14,6 +14,7 @@ from typing import Any, Final
 import torch.distributed as dist
 
 from winfleet.rank.meter import Meter
+from winfleet.rank.spawning import check_group
 
 STORE_SECONDS: Final = 60.0  # then torch waits in its own way
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
@@ -64,6 +65,7 @@ def force_backend(backend: str, meter: Meter) -> None:
 
     def init_process_group(asked: str | None = None, *args: Any, **kwargs: Any) -> None:
         asked = kwargs.pop("backend", asked)
+        check_group(kwargs.get("rank"), kwargs.get("world_size"))
         if backend == "gloo" and (asked is None or "nccl" in asked):
             asked = "gloo"
         wait_for_ranks_store()
