@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from winfleet.core.files import write_atomic
 from winfleet.core.plan import Plan, PlanError, choose_backend, lay_out_hosts
@@ -45,7 +46,7 @@ class ActionModule(ActionBase):
             code=digests.get("code"), data=digests.get("data"), environment=str(given["environment"]) or None,
             config=config, backend=choose_backend(hosts), mixed_precision=str(given["mixed_precision"]),
             max_restarts=int(given["max_restarts"]), start_timeout_seconds=int(given["start_timeout_seconds"]),
-            stuck_seconds=int(given["stuck_seconds"]),
+            stuck_seconds=int(given["stuck_seconds"]), resume=boolean(given["resume"]),
             variables={name: variables(name, hostvars[name]) for name in names if hostvars[name].get("fleet_environment")},
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, 
 class Slow(TrainerCallback):
     """So that a stop has time to arrive."""
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, *_args, **_kwargs):
         time.sleep(seconds)
 
 
@@ -30,7 +30,9 @@ arguments = TrainingArguments(
     "out", max_steps=found.steps, per_device_train_batch_size=2, gradient_accumulation_steps=4, logging_steps=1,
     save_steps=10, save_total_limit=found.limit, report_to="none", disable_tqdm=True, use_cpu=True, learning_rate=1e-3,
 )  # fmt: skip
-trainer = Trainer(model, arguments, train_dataset=[{"input_ids": row, "labels": row} for row in texts], callbacks=[Slow()])
+trainer = Trainer(
+    model, arguments, train_dataset=[{"input_ids": row, "labels": row} for row in texts], callbacks=[Slow()]
+)
 given = {"none": {}, "false": {"resume_from_checkpoint": False}, "true": {"resume_from_checkpoint": True}}[found.resume]
 result = trainer.train(**given)
 if trainer.is_world_process_zero():

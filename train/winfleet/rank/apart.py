@@ -30,14 +30,17 @@ class Togetherness:
 
     def look(self, count: int, optimizer: torch.optim.Optimizer, *, wrapped: bool) -> str:
         """How the ranks train apart after so many optimizer steps, "" where they do not, or it is not known yet."""
-        if self._world == 1:
-            return ""
-        if not dist.is_initialized() or dist.get_world_size() < self._world:
-            return APART_ALONE
+        if self._world == 1 or self.alone():
+            return self.alone()
         if self._began is None:
             self._began, self._spoken = count, wrapped or _is_sharded(optimizer)
         self._spoken = self._spoken or wrapped
         return "" if self._spoken or count - self._began < PATIENCE else APART_SILENT
+
+    def alone(self) -> str:
+        """APART_ALONE where this rank is in no process group with the others, else ""."""
+        joined = self._world == 1 or (dist.is_initialized() and dist.get_world_size() >= self._world)
+        return "" if joined else APART_ALONE
 
     def watch(self) -> None:
         """Has the group's methods tell of tensors that may be gradients or weights."""

@@ -156,6 +156,7 @@ class Meter:
         if self.values["state"] != "training":
             check_taken(json.loads(os.environ.get("WINFLEET_BATCH", "{}")), self.told, self.sizes)
             self.values["state"] = "training"
+            self.values["apart"] = self.together.alone()
             self.write()
 
     def between_steps(self) -> bool:

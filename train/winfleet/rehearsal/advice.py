@@ -17,6 +17,7 @@ from winfleet.rehearsal.prediction import (
     Prediction,
     predict,
     predict_averaging,
+    without_samples,
 )
 
 LEAST_GAIN: Final = 1.02  # smaller ones are within what a prediction errs
@@ -34,8 +35,11 @@ FP16: Final = (
 def predict_run(measured: Measured) -> Prediction:
     """Everything that prediction.json holds."""
     reach = math.inf if measured.link is not None else max(host.ranks for host in measured.hosts)
-    grid = tuple(predict(measured, ranks) for ranks in sorted({*GRID, measured.ranks}) if ranks <= reach)
-    return Prediction(planned=predict(measured), grid=grid, advice=advise(measured), measured=measured)
+    known = [predict(measured, ranks) for ranks in sorted({*GRID, measured.ranks}) if ranks <= reach]
+    grid = tuple(without_samples(measured, row) for row in known)
+    return Prediction(
+        planned=without_samples(measured, predict(measured)), grid=grid, advice=advise(measured), measured=measured
+    )
 
 
 def advise(measured: Measured) -> tuple[Advice, ...]:
@@ -43,7 +47,7 @@ def advise(measured: Measured) -> tuple[Advice, ...]:
     now = predict(measured).samples_per_second
     found = [
         Advice(name=name, setting=setting, gain=then.samples_per_second / now,
-               samples_per_second=then.samples_per_second)
+               samples_per_second=without_samples(measured, then).samples_per_second)
         for name, setting, then in _candidates(measured)
     ]  # fmt: skip
     return tuple(
