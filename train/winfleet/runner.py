@@ -24,7 +24,7 @@ from winfleet.libraries import install
 from winfleet.rank.meter import Meter
 from winfleet.rank.oom import MAX_SIZES, Note, is_out_of_memory
 from winfleet.rank.process import bind_gloo, die_with_launcher, force_backend
-from winfleet.rank.spawning import watch_spawning
+from winfleet.rank.spawning import refusal, starts_ranks, watch_spawning
 from winfleet.rank.stopper import Stopper
 from winfleet.rank.timing import watch_waits
 from winfleet.rank.trial import Stopwatch, watch
@@ -58,6 +58,8 @@ def run_command(command: list[str]) -> None:
 
     By runpy and not by exec(): DataLoader workers that are started by spawn find the script's classes by its path.
     """
+    if starter := starts_ranks(["python", *command]):
+        raise refusal(starter)
     if command[0] == "-m":
         sys.argv = command[1:]
         sys.path[0] = os.getcwd()

@@ -3,25 +3,25 @@
 import argparse
 import time
 
-import lightning as L
+import lightning
 import torch
 
 
-class Net(L.LightningModule):
+class Net(lightning.LightningModule):
     """A line that is fitted, over several epochs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net = torch.nn.Linear(8, 1)
 
-    def training_step(self, batch, number):  # noqa: ANN001, ANN201 (as users write it)
+    def training_step(self, batch, number):
         time.sleep(found.seconds)
         loss = self.net(batch[0]).sub(batch[1]).square().mean()
         self.log("train_loss", loss)
         print("LOSS", self.trainer.current_epoch, number, f"{loss.item():.6f}", flush=True)
         return loss
 
-    def configure_optimizers(self):  # noqa: ANN201
+    def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.05)
 
 
@@ -30,10 +30,12 @@ parser.add_argument("--seconds", type=float, default=0.05)
 parser.add_argument("--nodes", type=int, default=2)
 parser.add_argument("--checkpoint", default="none")
 found = parser.parse_args()
-L.seed_everything(0, verbose=False)
+lightning.seed_everything(0, verbose=False)
 x = torch.randn(256, 8, generator=torch.Generator().manual_seed(1))
-data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, x.sum(1, keepdim=True)), batch_size=4, shuffle=True)
-trainer = L.Trainer(
+data = torch.utils.data.DataLoader(
+    torch.utils.data.TensorDataset(x, x.sum(1, keepdim=True)), batch_size=4, shuffle=True
+)
+trainer = lightning.Trainer(
     accelerator="cpu", devices=1, num_nodes=found.nodes, max_epochs=3, accumulate_grad_batches=2, log_every_n_steps=1,
     enable_progress_bar=False, enable_model_summary=False,
 )  # fmt: skip

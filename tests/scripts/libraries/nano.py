@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel as DDP
+from torch.nn.parallel import DistributedDataParallel
 
 accumulation, steps = 4, int(sys.argv[1]) if sys.argv[1:] else 30
 if "RANK" in os.environ:
@@ -22,20 +22,22 @@ if path.exists():
     raw.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     begin = saved["step"]
-model = DDP(raw) if dist.is_initialized() else raw
+model = DistributedDataParallel(raw) if dist.is_initialized() else raw
 scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
 data = torch.Generator()
 for step in range(begin, steps):
+    total = 0.0
     for micro in range(accumulation):
         data.manual_seed(step * accumulation + micro)
         x = torch.randn(4, 8, generator=data)
         with nullcontext() if micro == accumulation - 1 or not dist.is_initialized() else model.no_sync():
             loss = (model(x) - x.sum(1, keepdim=True)).square().mean() / accumulation
             scaler.scale(loss).backward()
+            total += loss.item()
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad()
-    print(f"LOSS {step + 1} {loss.item() * accumulation:.6f}", flush=True)
+    print(f"LOSS {step + 1} {total:.6f}", flush=True)
     time.sleep(0.05)
     if (step + 1) % 10 == 0 and (not dist.is_initialized() or dist.get_rank() == 0):
         path.parent.mkdir(exist_ok=True)

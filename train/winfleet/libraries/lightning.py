@@ -131,6 +131,7 @@ def make_callback(base: Any) -> Any:
             """Steps of a second training come behind those of the first."""
             del pl_module
             self._before = self.meter.values["step"] if self.meter.count else 0
+            self.meter.saved = self.meter.saved or trainer.global_step > 0
             self._tell(trainer)
             if self.rewinds:
                 with contextlib.suppress(Exception):  # Lightning goes on as it does by itself
@@ -151,6 +152,10 @@ def make_callback(base: Any) -> Any:
             if self.meter.between_steps() and self.stopper.is_due():
                 self.stopper.save_for_stop(lambda: save(trainer))
                 self.stopper.leave()
+
+        def on_save_checkpoint(self, *_: Any) -> None:
+            """Called for each checkpoint, the script's too."""
+            self.meter.saved = True
 
     return Watcher
 

@@ -59,6 +59,7 @@ class Watch:
     def begin(self, state: Any) -> None:
         """A training begins; steps of a second one come behind those of the first."""
         self._before = self.meter.values["step"] if self.meter.count else 0
+        self.meter.saved = self.meter.saved or state.global_step > 0
         self.tell(state)
 
     def tell(self, state: Any) -> None:

@@ -253,6 +253,8 @@ class Meter:
     def _renumbered(self) -> None:
         numbering = self.numbering
         self.values.update(step=numbering.shown(self.count), stride=numbering.stride)
+        if self.values["steps"] and self.values["step"] > self.values["steps"]:
+            self.values["steps"] = None  # they are of another kind
         begun = numbering.base.step - numbering.stride * numbering.base.steps
         if not numbering.told:
             self.values["begun"] = None

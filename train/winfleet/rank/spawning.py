@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import shlex
@@ -10,6 +11,8 @@ from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from types import CodeType
 from typing import Any, Final
+
+import wrapt
 
 # A function that says one of these, or calls one of its own file that does, makes a rank of its process.
 JOINS: Final = frozenset({"init_process_group", "Accelerator"})
@@ -35,9 +38,13 @@ def refusal(what: str) -> SpawningError:
 
 def joins(target: Any, depth: int = MOST_CALLS) -> bool:
     """Whether a function makes a process group, as far as its code and that of the functions it calls by name tell."""
-    target = inspect.unwrap(getattr(target, "func", getattr(target, "launcher", target)))  # partial, Accelerate's own
+    if isinstance(target, functools.partial):
+        target = target.func
+    elif type(target).__name__ == "PrepareForLaunch":  # Accelerate's own
+        target = target.launcher
     if inspect.isclass(target):
         return any(joins(member, depth) for member in vars(target).values() if inspect.isfunction(member))
+    target = getattr(target, "__func__", target) if inspect.ismethod(target) else target
     if not inspect.isfunction(target):
         return False
     names = set(_names(target.__code__))
@@ -81,6 +88,9 @@ def watch_spawning(joined: Callable[[], bool]) -> None:
             raise refusal(f"a process of its own for {getattr(found, '__name__', 'it')}(), as mp.spawn makes them")
         start(self)
 
+    def refuse_agent(*_: Any, **__: Any) -> None:
+        raise refusal("torch.distributed.run")
+
     def watched_popen(self: Any, args: Any, *more: Any, **kwargs: Any) -> None:
         if found := starts_ranks(args):
             raise refusal(found)
@@ -88,6 +98,9 @@ def watch_spawning(joined: Callable[[], bool]) -> None:
 
     BaseProcess.start = watched_start  # type: ignore[method-assign]
     subprocess.Popen.__init__ = watched_popen  # type: ignore[method-assign]
+    wrapt.register_post_import_hook(
+        lambda module: setattr(module, "launch_agent", refuse_agent), "torch.distributed.launcher.api"
+    )
 
 
 def check_group(rank: Any, world_size: Any) -> None:

@@ -28,7 +28,7 @@ class Turns:
         self._since: weakref.WeakKeyDictionary[torch.optim.Optimizer, int] = weakref.WeakKeyDictionary()
         self._before: set[int] = set()  # ids of those that stepped between its last two steps
         self._events = self._led_at = 0  # steps of all optimizers so far, and so many at the leading one's last
-        self._run = 0  # steps of the leading one since another one last stepped
+        self._run = 0  # steps of the leading one since it leads
         self._most = 1  # turns that a partner took between two steps of the leading one
 
     def made(self, optimizer: torch.optim.Optimizer) -> None:
@@ -43,12 +43,12 @@ class Turns:
             self._before = set(map(id, self._since))
             self._partners.update(self._since)
             self._most = max([self._most, *self._since.values()])
-            self._run = 1 if self._since else self._run + 1
+            self._run += 1
             return self._lead(optimizer)
         steps = self._since[optimizer] = self._since.get(optimizer, 0) + 1
         if leader is not None and self._returns(optimizer):
             self._partners.add(leader)
-            self._most, self._run = max(self._most, self._run), 1
+            self._most, self._run = max(self._most, self._run), self._run + 1
             return self._lead(optimizer)
         if leader is None or self._made.get(optimizer, 0) >= self._led_at > 0 or self._goes_on(optimizer, steps):
             self._former = self._leader
