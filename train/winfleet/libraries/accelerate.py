@@ -103,7 +103,8 @@ def hook(module: Any, meter: Meter, stopper: Stopper, _: Resume) -> None:
     def watched_backward(self: Any, loss: torch.Tensor, **kwargs: Any) -> None:
         if meter.between_steps():
             stopper.look()
-        meter.backward(loss)
+        # an older Trainer has Accelerate make the shares
+        meter.backward(loss / self.gradient_accumulation_steps if meter.shares else loss)
         meter.inside = True
         try:
             plain_backward(self, loss, **kwargs)
