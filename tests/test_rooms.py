@@ -10,8 +10,8 @@ from conftest import ROOT
 PACKAGE = ROOT / "train" / "winfleet"
 # From the ground up; rooms of one floor do not know each other.
 FLOORS = (
-    {"core"}, {"machine"}, {"transfer", "rank"}, {"runs"}, {"launcher", "environments", "preflight"}, {"rehearsal", "support"},
-    {"host", "view", "controller"},
+    {"core"}, {"machine"}, {"transfer", "rank"}, {"runs", "libraries"}, {"launcher", "environments", "preflight"},
+    {"rehearsal", "support"}, {"host", "view", "controller"},
 )  # fmt: skip
 COMMANDS = {"launch", "runner", "status", "report", "deploy", "one_pc"}
 MOST_LINES, MOST_TEST_LINES = 400, 450
