@@ -74,7 +74,7 @@ def test_lightning_stops_with_its_own_checkpoint_and_goes_on_as_if_nothing_had_b
 
     hosts.share("lightning_logs")
     before = losses(hosts.log(1))
-    hosts.run(, environment={"WINFLEET_RESUME": own})
+    hosts.run(environment={"WINFLEET_RESUME": own})
     assert f"winfleet: goes on from {own}, the newest checkpoint of this run: Trainer.fit(ckpt_path=...)" in hosts.log(
         1
     )
