@@ -36,7 +36,8 @@ def test_trainer_stops_with_its_own_checkpoint_and_goes_on_as_if_nothing_had_bee
     assert "BEHIND" not in hosts.log(1) + hosts.log(2)
     assert not (hosts.work(1) / "final").exists()
     step = stopped["step"]
-    own, kept = (f"out/checkpoint-{number}" for number in (step, step - step % 10))
+    assert step == 13
+    own, kept = f"out/checkpoint-{step}", "out/checkpoint-10"
     assert (hosts.work(1) / own / "optimizer.pt").is_file()
     assert (hosts.work(1) / kept).is_dir(), "nothing is rotated away for a stop"
     assert (stopped["steps"], stopped["micro_batches"], stopped["batch_size"], stopped["loss_told"]) == (24, 4, 2, True)
@@ -44,7 +45,7 @@ def test_trainer_stops_with_its_own_checkpoint_and_goes_on_as_if_nothing_had_bee
     assert stopped["samples_per_second"] == pytest.approx(8 * stopped["steps_per_second"], rel=0.01)
 
     hosts.share("out")
-    hosts.run("--limit", "1", "--seconds", "0", environment={"WINFLEET_RESUME": own})
+    hosts.run("--limit", "1", environment={"WINFLEET_RESUME": own})
     said = hosts.log(1)
     assert (
         f"winfleet: goes on from {own}, the newest checkpoint of this run: Trainer.train(resume_from_checkpoint=...)"
@@ -55,11 +56,9 @@ def test_trainer_stops_with_its_own_checkpoint_and_goes_on_as_if_nothing_had_bee
     assert "BEHIND" in said
 
     whole = made(tmp_path / "whole", "hf_trainer.py")
-    whole.run("--seconds", "0")
+    whole.run()
     assert logged(said) == pytest.approx(logged(whole.log(1)), abs=1e-4)
     assert whole.rank(1)["loss"] == pytest.approx(logged(whole.log(1))[24])
-    rate = json.loads(whole.log(1).partition("RESULT ")[2].splitlines()[0])["rate"]
-    assert sum(whole.rank(number)["samples_per_second"] for number in (1, 2)) == pytest.approx(rate, rel=0.5)
 
 
 def test_lightning_stops_with_its_own_checkpoint_and_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
@@ -75,7 +74,7 @@ def test_lightning_stops_with_its_own_checkpoint_and_goes_on_as_if_nothing_had_b
 
     hosts.share("lightning_logs")
     before = losses(hosts.log(1))
-    hosts.run("--seconds", "0", environment={"WINFLEET_RESUME": own})
+    hosts.run(environment={"WINFLEET_RESUME": own})
     assert f"winfleet: goes on from {own}, the newest checkpoint of this run: Trainer.fit(ckpt_path=...)" in hosts.log(
         1
     )
@@ -83,7 +82,7 @@ def test_lightning_stops_with_its_own_checkpoint_and_goes_on_as_if_nothing_had_b
     assert "BEHIND 48" in hosts.log(1)
 
     whole = made(tmp_path / "whole", "lightning_fit.py")
-    whole.run("--seconds", "0")
+    whole.run()
     assert before | losses(hosts.log(1)) == pytest.approx(losses(whole.log(1)), abs=1e-5)
     assert whole.rank(1)["loss"] == pytest.approx(losses(whole.log(1))["2 31"], abs=1e-5)
 
@@ -121,15 +120,22 @@ def test_accelerates_stop_is_named_as_the_script_names_so_that_it_goes_on_there(
     hosts = made(tmp_path / "stopped", "like_complete.py")
     hosts.run(stop_at=24)  # in the second epoch
     step = hosts.rank(1)["step"]
-    assert "accelerator.log" not in hosts.log(1)
-    assert step > 20, "steps and not epochs"
+    assert step == 26, "steps and not epochs"
     before = losses(hosts.log(1))
     own = next((hosts.work(1) / "out").glob("step_*"))
     assert int(own.name.removeprefix("step_")) == step
     hosts.share("out")
-    hosts.run("--resume", f"out/{own.name}", "--seconds", "0")
+    hosts.run("--resume", f"out/{own.name}")
     again = losses(hosts.log(1))
     whole = made(tmp_path / "whole", "like_complete.py")
-    whole.run("--seconds", "0")
+    whole.run()
     assert next(iter(again)) == str(step + 1)
     assert before | again == pytest.approx(losses(whole.log(1)), abs=1e-5)
+
+
+def test_a_stop_is_obeyed_in_the_second_stage(tmp_path: Path) -> None:
+    hosts = made(tmp_path, "stages.py")
+    hosts.run(stop_at=15)
+    assert [hosts.status(number)["state"] for number in (1, 2)] == ["stopped", "stopped"]
+    assert [hosts.rank(number)["step"] for number in (1, 2)] == [17, 17]
+    assert (hosts.work(1) / "output" / "checkpoints" / "step_000017" / "optimizer_1.bin").is_file()

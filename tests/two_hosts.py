@@ -35,8 +35,12 @@ class TwoHosts:
         return self.run_folder(number) / "work"
 
     def run(self, *words: str, stop_at: int = 0, seconds: float = 150, processes: int = 1, **values: Any) -> str:
-        """Runs to the end, asked to stop once both ranks have done `stop_at` steps; what the launchers said."""
-        environment = {**ENVIRONMENT, **OFFLINE, **values.pop("environment", {})}
+        """Runs to the end, or until it has stopped; what the launchers said.
+
+        With `stop_at` it is asked to stop once both ranks have done so many steps, at which the script waits for that
+        (HOLD_AT), so that it ends two steps later, or three.
+        """
+        environment = {**ENVIRONMENT, **OFFLINE, "HOLD_AT": str(stop_at), **values.pop("environment", {})}
         hosts = lay_out_hosts([{"name": f"pc{n}", "address": f"127.0.0.{n}", "processes": processes} for n in (1, 2)])
         plan = Plan(run="r", command=("train.py", *words), hosts=hosts, code=CODE, **values)
         launchers = []

@@ -1,10 +1,19 @@
 """Lightning's Trainer with two micro-batches a step, whose losses are as it prints them."""
 
 import argparse
+import os
 import time
+from pathlib import Path
 
 import lightning
 import torch
+
+
+def hold(step: int) -> None:
+    """Waits, at the step that the test says, for the stop that it then asks for."""
+    at = int(os.environ.get("HOLD_AT", "0"))
+    while at and step >= at and not Path("..", "stopping").exists():
+        time.sleep(0.05)
 
 
 class Net(lightning.LightningModule):
@@ -15,7 +24,7 @@ class Net(lightning.LightningModule):
         self.net = torch.nn.Linear(8, 1)
 
     def training_step(self, batch, number):
-        time.sleep(found.seconds)
+        hold(self.trainer.global_step)
         loss = self.net(batch[0]).sub(batch[1]).square().mean()
         self.log("train_loss", loss)
         print("LOSS", self.trainer.current_epoch, number, f"{loss.item():.6f}", flush=True)
@@ -26,7 +35,6 @@ class Net(lightning.LightningModule):
 
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--seconds", type=float, default=0.05)
 parser.add_argument("--nodes", type=int, default=2)
 parser.add_argument("--checkpoint", default="none")
 found = parser.parse_args()

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -38,7 +37,6 @@ for step in range(begin, steps):
     scaler.update()
     optimizer.zero_grad()
     print(f"LOSS {step + 1} {total:.6f}", flush=True)
-    time.sleep(0.05)
     if (step + 1) % 10 == 0 and (not dist.is_initialized() or dist.get_rank() == 0):
         path.parent.mkdir(exist_ok=True)
         torch.save({"model": raw.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, path)

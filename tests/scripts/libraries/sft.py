@@ -1,6 +1,8 @@
 """TRL's SFTTrainer with LoRA on a tiny GPT, made on the spot; it accumulates four micro-batches a step."""
 
+import os
 import time
+from pathlib import Path
 
 import torch
 from datasets import Dataset
@@ -10,11 +12,18 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T
 from trl import SFTConfig, SFTTrainer
 
 
-class Slow(TrainerCallback):
-    """So that a stop has time to arrive."""
+def hold(step: int) -> None:
+    """Waits, at the step that the test says, for the stop that it then asks for."""
+    at = int(os.environ.get("HOLD_AT", "0"))
+    while at and step >= at and not Path("..", "stopping").exists():
+        time.sleep(0.05)
 
-    def on_step_end(self, *_args, **_kwargs):
-        time.sleep(0.15)
+
+class Hold(TrainerCallback):
+    """At the end of a step."""
+
+    def on_step_end(self, _args, state, *_, **__):
+        hold(state.global_step)
 
 
 torch.manual_seed(0)
@@ -29,7 +38,7 @@ arguments = SFTConfig(
     report_to="none", disable_tqdm=True, use_cpu=True, max_length=16, learning_rate=1e-2, gradient_checkpointing=False,
 )  # fmt: skip
 trainer = SFTTrainer(
-    model, arguments, train_dataset=Dataset.from_dict({"text": texts}), processing_class=fast, callbacks=[Slow()],
+    model, arguments, train_dataset=Dataset.from_dict({"text": texts}), processing_class=fast, callbacks=[Hold()],
     peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["c_attn"]),
 )  # fmt: skip
 trainer.train()
