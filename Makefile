@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 N ?= 2
 PCS := $(foreach number,$(shell seq $(N)),pc$(number))
 
-.PHONY: train deploy status watch stop test quick lint molecule pytest docs lab lab-ready lab-down lock clean
+.PHONY: train deploy status watch stop test quick lint molecule pytest proofs docs lab lab-ready lab-down lock clean
 
 train: $(VENV)/.control  ## trains on the inventory, by default on two workers of this machine
 	@$(PLAY) deploy_and_train.yml -i $(INVENTORY)
@@ -40,6 +40,9 @@ lint molecule pytest: $(VENV)/.dev  ## one part of it
 
 quick: $(VENV)/.dev  ## three minutes, for whoever edits: lint, types, and the tests that need neither lab nor Ansible
 	@$(BIN)/python tests/run.py quick
+
+proofs: test  ## before an issue is closed: everything, then pytest beside four endless loops a core (an hour or more)
+	@$(BIN)/python tests/run.py pytest loaded
 
 docs: $(VENV)/.control  ## docs/troubleshooting.md and .en.md from the table of causes
 	@$(BIN)/python docs/troubleshooting.py

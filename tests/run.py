@@ -1,10 +1,11 @@
 """Runs the checks of the project in lanes side by side, as most of them wait much of their time.
 
-    python tests/run.py [lint] [molecule] [pytest] [quick]
+    python tests/run.py [lint] [molecule] [pytest] [quick] [loaded]
 
 As root on Linux each worker of pytest has a network of its own, so that ports 29500-29504 are its own, and what tests start
 lives in a namespace of processes that ends with them. Elsewhere one test runs at a time. A lane's output is printed when it
-is done. Ctrl-C ends all lanes and takes the lab's PCs away.
+is done. Ctrl-C ends all lanes and takes the lab's PCs away. With `loaded` four endless loops a core run beside them, as no
+test may fail for time alone.
 """
 
 from __future__ import annotations
@@ -20,14 +21,20 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-CACHE: Final = ROOT / ".cache"
+CACHE: Final = Path(os.environ.get("WINFLEET_TEST_OUTPUT") or ROOT / ".cache")
 LAB: Final = "molecule/lab/lab"
+LOOPS: Final = 4  # a core
 ENDING_SECONDS: Final = 60.0  # for tests to take away what they made, once they are asked to end
 # Processes and mounts of their own; a shell is their first process, as somebody must wait for orphans.
 APART: Final = "unshare --pid --fork --kill-child --mount --mount-proc bash -c"
 MOUNTS: Final = "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns"
 OTHERS: Final = "not lab and not index"
 COUNTED: Final = re.compile(r"(\d+) (passed|failed|skipped|error)")
+
+
+def cores() -> int:
+    """Of this machine."""
+    return os.cpu_count() or 1
 
 
 def apart(command: str, *, network: bool) -> str:
@@ -51,8 +58,8 @@ def lanes(wanted: set[str]) -> dict[str, list[str]]:
     """Name -> commands of each lane that this machine can run."""
     root = os.geteuid() == 0 and all(shutil.which(name) for name in ("unshare", "ip"))
     lab = root and shutil.which("apt-get") is not None and os.environ.get("WINFLEET_LAB_TESTS") != "0"
-    found: dict[str, list[str]] = {"lab": [], "tests": [], "roles": [], "index": [], "lint": []}
-    workers = f"-n {(os.cpu_count() or 1) + 1} --dist loadfile --no-loadscope-reorder"
+    found: dict[str, list[str]] = {"lab": [], "windows": [], "tests": [], "roles": [], "index": [], "lint": []}
+    workers = f"-n {cores() + 1} --dist loadfile --no-loadscope-reorder"
     if wanted & {"lint", "quick"}:
         found["lint"] += ["ruff check . && ruff format --check .", "mypy"]
         found["lint"] += ["ansible-lint --offline -q"] if "lint" in wanted else []
@@ -61,7 +68,9 @@ def lanes(wanted: set[str]) -> dict[str, list[str]]:
                               else f'pytest -m "{OTHERS} and not ansible"')  # fmt: skip
     if "molecule" in wanted:
         if lab:
-            found["lab"].append(molecule("windows", "default", "winrm_setup", "firewall", "power_plan", local=False))
+            found["windows"].append(
+                molecule("windows", "default", "winrm_setup", "firewall", "power_plan", local=False)
+            )
         linux = molecule("linux", *(() if lab else ("default",)), "launch", "data_sync", "accelerate_config")
         found["roles"].append(apart(linux, network=True) if root else linux)
         found["index"].append(molecule("index", "uv_env"))
@@ -111,7 +120,7 @@ def end_all(running: list[Lane]) -> None:
             lane.end(sign)
         while any(lane.process.poll() is None for lane in running) and time.monotonic() - begun < seconds:
             time.sleep(0.1)
-    if any(lane.name == "lab" for lane in running):
+    if any(lane.name in ("lab", "windows") for lane in running):
         from windows_lab import SETTINGS
 
         for environment in (None, SETTINGS):  # molecule's, and that of the tests
@@ -123,9 +132,14 @@ def end_all(running: list[Lane]) -> None:
 def main(words: list[str]) -> int:
     """The command line; returns the exit status."""
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    CACHE.mkdir(exist_ok=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
-    running = [Lane(name, commands) for name, commands in lanes(set(words) or {"lint", "molecule", "pytest"}).items()]
+    wanted = lanes(set(words) - {"loaded"} or {"lint", "molecule", "pytest"})
+    loops = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(LOOPS * cores() * ("loaded" in words))
+    ]
+    running = [Lane(name, commands) for name, commands in wanted.items()]
     every, told = list(running), []
     try:
         while running:
@@ -136,6 +150,9 @@ def main(words: list[str]) -> int:
     except KeyboardInterrupt:
         end_all(running)
         return 130
+    finally:
+        for loop in loops:
+            loop.kill()
     counts = dict.fromkeys(("passed", "failed", "skipped", "error"), 0)
     for lane in every:
         for line in lane.output.read_text("utf-8", "replace").splitlines():

@@ -61,6 +61,7 @@ def test_what_a_configuration_names_is_said_with_the_setting_that_sends_it(proje
         ("train.py --files data/shakespeare_char/*.bin", "val.bin", "data/shakespeare_char/*.bin"),
         ("train.py --config configs/run.yaml", "big/model.safetensors", "big/"),
         ("train.py --resume_from_checkpoint out/ckpt.pt", "out/ckpt.pt", "out/"),
+        ("train.py --out_dir=out --resume_from_checkpoint out/ckpt.pt", "out/ckpt.pt", "out/"),
     ],
 )
 def test_what_a_command_names_is_said(project: Path, command: str, named: str, proposed: str) -> None:
@@ -80,6 +81,7 @@ def test_keys_results_and_what_is_sent_otherwise_are_not_proposed(project: Path)
             word for word in (".env", ".pem", "venv/", "ckpt", "big") if word in text.partition("names, so")[2]
         ], text
     assert said(project, "train.py config/train_shakespeare_char.py", data=project / "data") == ""
+    assert " out/ckpt.pt" not in said(project, "train.py --out_dir out --weights ckpt.pt")
     assert "big/" in said(project, "train.py", config=project / "configs" / "run.yaml")
     assert said(project.parent, "train.py") == "", "no checkout, nothing is ignored"
 

@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT
 from small_index import SmallIndex, digest
 from uv import find_uv_bin
+from winfleet.environments.environment import index_strategy
 from winfleet.environments.lock import OURS, LockError
 from winfleet.environments.project import find_packages
 from winfleet.environments.resolving import Workers
@@ -165,6 +166,26 @@ def test_source_that_needs_a_compiler_is_named_for_windows_and_left_to_linux(des
     found = desk.find("needs-a-compiler\n", LINUX)
     assert found["built"] == ""
     assert "with-a-compiler==3.0" in found["requirements"]
+
+
+def test_another_index_travels_and_does_not_hide_what_the_usual_one_has(desk: Desk, tmp_path: Path) -> None:
+    other = SmallIndex(tmp_path / "other")
+    other.wheel("only-there", "1.0")
+    other.wheel("small-b", "0.1")
+    try:
+        text = desk.find(f"--extra-index-url {other.url}/simple\nonly-there\nsmall-b\n")["requirements"]
+    finally:
+        other.close()
+    assert text.startswith(f"--extra-index-url {other.url}/simple\n")
+    assert index_strategy(text) == ["--index-strategy", "unsafe-best-match"]
+    assert "only-there==1.0" in text
+    assert "small-b==2.0" in text
+
+
+def test_a_line_for_other_systems_leaves_what_winfleet_needs(desk: Desk) -> None:
+    found = desk.find("torch==2.7.1; sys_platform == 'darwin'\npsutil; sys_platform == 'darwin'\n")
+    assert found["torch"] == "2.13.0"
+    assert "psutil==7.0" in found["requirements"]
 
 
 def test_lines_that_cannot_travel_are_all_named(desk: Desk) -> None:

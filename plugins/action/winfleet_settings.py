@@ -15,22 +15,22 @@ from ansible.vars.plugins import get_vars_from_inventory_sources
 from winfleet.controller.actions import Action
 from winfleet.controller.settings import UNKNOWN, Given, as_typed, explain_wrong, owner_of, read_options
 
+ROOT = Path(__file__).resolve().parents[2]  # of this repository, whose group_vars and host_vars count as well
 PLAIN = (str, int, float, list, tuple, dict, type(None))  # a truth is an int
 
 
 class ActionModule(Action):
-    """winfleet_settings: root, the repository's folder. Fails with all that is wrong at once.
+    """winfleet_settings fails with all that is wrong at once.
 
     It looks where a user may set something for the group `workers`, whatever --limit says: -e, inventories, group_vars, host_vars.
     """
 
     def act(self) -> dict[str, Any]:
         """Looks at all of them."""
-        root, task_vars = self.path("root"), self.variables
-        roles = read_options(root)
+        task_vars, roles = self.variables, read_options(ROOT)
         found = [
             Given(name=str(name), value=self._resolve(value, host, name, task_vars), where=place(name, value, scope))
-            for scope, host, values in self._sources(root, task_vars)
+            for scope, host, values in self._sources(task_vars)
             for name, value in values.items()
             if owner_of(str(name), roles)
         ]
@@ -38,7 +38,7 @@ class ActionModule(Action):
             raise AnsibleActionFail("\n".join(said))
         return {}
 
-    def _sources(self, root: Path, task_vars: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    def _sources(self, task_vars: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
         """(who it is for, a host that has it, the variables) of -e, then of groups, then of hosts."""
         manager = self._task.get_variable_manager()
         inventory = manager._inventory
@@ -50,7 +50,7 @@ class ActionModule(Action):
         yield "-e", someone, extra
         members = {group.name: (group, host.name) for host in reversed(hosts) for group in host.get_groups()}
         members.setdefault("all", (inventory.groups["all"], someone))
-        folders = [*(task_vars.get("ansible_inventory_sources") or []), str(root)]
+        folders = [*(task_vars.get("ansible_inventory_sources") or []), str(ROOT)]
         for entity, host in [*members.values(), *((each, each.name) for each in hosts)]:
             yield entity.name, host, entity.vars
             for folder in folders:

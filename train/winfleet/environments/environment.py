@@ -22,6 +22,7 @@ KEEP = 2  # environments: the new one, and the one before it
 OFFLINE_HINT = "set uv_env_wheels for a host without internet"
 LIMIT_MINUTES = 60.0  # a CUDA build has 3 GB, half an hour at 15 Mbit/s
 SILENT_SECONDS = "120"  # of an index, until uv asks again; its own 30 are few for a slow line
+BEST = "unsafe-best-match"  # of several indexes the one with the best version, as pip has it; hashes say what is taken
 SAID = 3_000  # characters of a program's last words
 
 LOOK = """
@@ -121,6 +122,11 @@ def wanted_gpus(given: Mapping[str, Any]) -> int:
     return 0 if given["torch_backend"] == "cpu" else int(given.get("gpus", 0))
 
 
+def index_strategy(requirements: str) -> list[str]:
+    """Options of uv for requirements that name other indexes."""
+    return ["--index-strategy", BEST] if requirements.startswith("--extra-index-url ") else []
+
+
 def steps(given: Mapping[str, Any], folder: Path, requirements: Path) -> list[Step]:
     """The commands that make the environment, in their order."""
     uv = str(given.get("uv") or folder.parent.parent / "agent" / ("uv.exe" if os.name == "nt" else "uv"))
@@ -138,7 +144,7 @@ def steps(given: Mapping[str, Any], folder: Path, requirements: Path) -> list[St
     )  # fmt: skip
     return [
         Step("Python", [uv, "venv", "--python", str(base), *offline[:1], str(folder)], hint),
-        Step("packages", [uv, "pip", "sync", "--python", python, "--require-hashes", *offline, *links, str(requirements)], hint),
+        Step("packages", [uv, "pip", "sync", "--python", python, "--require-hashes", *offline, *links, *index_strategy(given["requirements"]), str(requirements)], hint),
         Step("torch", [uv, "pip", "install", "--python", python, *offline, *backend, f"torch=={given['torch']}"], hint),
         Step("a matrix product on each device", [python, "-I", "-c", PROVE, str(wanted_gpus(given))], build),
     ]  # fmt: skip

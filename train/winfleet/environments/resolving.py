@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
 
+from winfleet.environments.environment import index_strategy
 from winfleet.environments.lock import OURS, LockError
 from winfleet.environments.wishes import Wish, Wishes, read_wishes
 
@@ -76,8 +78,7 @@ def resolve(
     """The project's lock below `cache`, made where it is missing; None where the project asks for nothing.
 
     Packages that winfleet's own lock (of the folder `ours`) has are taken in its versions where the project lets them be.
-    `say` is told where it takes a while.
-    Raises LockError with the requirement's own line.
+    `say` is told where it takes a while. Raises LockError with the requirement's own line.
     """
     try:
         wishes = read_wishes(project, workers.python_version)
@@ -89,19 +90,27 @@ def resolve(
         raise LockError("\n".join(wishes.refused).replace("\n  hint:", "\nhint:"))
     known = (ours / "uv.lock").read_bytes()
     text = project_text(wishes, workers, gloo=workers.windows)
-    folder = cache / "locks" / hashlib.sha256(text.encode() + known).hexdigest()[:12]
     head = "".join(
         [*(f"--extra-index-url {url}\n" for url in wishes.indexes), *(f"--find-links {url}\n" for url in wishes.links)]
     )
+    asking = [
+        uv,
+        "lock",
+        *head.split(),
+        *index_strategy(head),
+        *(["--prerelease", "allow"] if wishes.prereleases else []),
+    ]
+    named = "\n".join([text, *asking[1:]]).encode() + known
+    folder = cache / "locks" / hashlib.sha256(named).hexdigest()[:12]
     found = Resolved(folder=folder, wishes=wishes, head=head)
     if folder.is_dir():
         return found
     say(
         f"Resolving {', '.join(wishes.files)} for {workers} (once; longer where packages are published as source alone)"
     )
-    said = lock(folder, text, known, uv)
+    said = lock(folder, text, known, asking)
     bare = project_text(wishes, workers, gloo=False)
-    if "torch" in said and workers.windows and not lock(None, bare, known, uv):
+    if "torch" in said and workers.windows and not lock(None, bare, known, asking):
         raise LockError(say_no_gloo([wish for wish in wishes.wanted if is_named(wish.name, said)], said))
     if said:
         raise LockError(say_unresolved(said, wishes, workers))
@@ -110,14 +119,13 @@ def resolve(
 
 def project_text(wishes: Wishes, workers: Workers, *, gloo: bool) -> str:
     """The pyproject.toml of a project that asks for the same, and for what winfleet itself needs."""
-    names = {wish.name for wish in wishes.wanted}
+    names = {wish.name for wish in wishes.wanted if wish.requirement.marker is None}
     wanted = [str(wish.requirement) for wish in wishes.wanted] + [
         name for name in ("torch", *OURS) if name not in names
     ]
     limits = [str(wish.requirement) for wish in wishes.limits] + ([GLOO] if gloo else [])
     settings: dict[str, Any] = {
         "environments": [workers.marker], "required-environments": [workers.marker], "constraint-dependencies": limits,
-        "extra-index-url": wishes.indexes, "find-links": wishes.links,
     }  # fmt: skip
     lines = [
         "[project]",
@@ -131,12 +139,14 @@ def project_text(wishes: Wishes, workers: Workers, *, gloo: bool) -> str:
         "package = false",
         *(f"{key} = {json.dumps(value)}" for key, value in settings.items() if value),
     ]
-    lines += ['prerelease = "allow"'] if wishes.prereleases else []
     return "\n".join(lines) + "\n"
 
 
-def lock(folder: Path | None, text: str, known: bytes, uv: str) -> str:
-    """Locks the project of this text into the folder, which appears once it is done, or nowhere; uv's words where it cannot."""
+def lock(folder: Path | None, text: str, known: bytes, asking: Sequence[str]) -> str:
+    """Locks the project of this text, by the command `asking`, into the folder, or nowhere; uv's words where it cannot.
+
+    The folder appears once it is done.
+    """
     parent = folder.parent if folder else None
     if parent:
         parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +155,17 @@ def lock(folder: Path | None, text: str, known: bytes, uv: str) -> str:
         fresh.mkdir()
         (fresh / "pyproject.toml").write_text(text, "utf-8")
         (fresh / "uv.lock").write_bytes(known)  # uv keeps the versions of a lock that it finds
-        command = [uv, "lock", "--quiet", "--no-progress", "--color", "never", "--project", str(fresh)]
+        command = [
+            *asking,
+            "--quiet",
+            "--no-progress",
+            "--color",
+            "never",
+            "--python",
+            sys.executable,
+            "--project",
+            str(fresh),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False)
         if done.returncode:
             return done.stderr.strip() or f"uv ended with {done.returncode}"
@@ -202,7 +222,7 @@ def is_named(name: str, said: str) -> bool:
 def quote(said: str) -> str:
     """Uv's words without its advice, which is for a project of one's own."""
     words = said.partition("\nhint:")[0].strip()
-    words = re.sub(r" for split \(markers: [^)]*\)", "", words)[:SAID]
+    words = re.sub(r"\s+for split \(markers:[^)]*\)", "", words)[:SAID]
     return "\n".join(f"  | {line}" for line in words.splitlines())
 
 

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from uv import find_uv_bin
 
-from winfleet.environments.environment import is_cpu_build
+from winfleet.environments.environment import index_strategy, is_cpu_build
 from winfleet.environments.lock import LockError
 
 TORCH_INDEX: Final = "https://download.pytorch.org/whl/"
@@ -78,7 +78,7 @@ def download(folder: Path, wanted: Environment) -> None:
         fresh, listed = Path(temporary, "wheels"), Path(temporary, "wanted.txt")
         listed.write_text(f"{wanted.requirements}\ntorch=={wanted.own_torch or wanted.torch}\n", "utf-8")
         # uv resolves for the workers' system; pip, which downloads, would judge the markers by this one
-        resolved = run([find_uv_bin(), "pip", "compile", "--quiet", "--no-header", "--no-annotate", *own, *backend, "--python-platform",
+        resolved = run([find_uv_bin(), "pip", "compile", "--quiet", "--no-header", "--no-annotate", *own, *backend, *index_strategy(wanted.requirements), "--python-platform",
                         "windows" if wanted.windows else "linux", "--python-version", wanted.python_version, str(listed)])  # fmt: skip
         listed.write_text(indexes + resolved, "utf-8")
         run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--platform", wanted.platform,

@@ -117,18 +117,20 @@ def options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def who_names(path: PurePosixPath, named: Named, project: Path) -> str:
-    """What names a file by its path, its own name, or a folder that it is in; "" for nothing."""
-    if below(path, named.written):
-        return ""
-    for word, where in named.read.items():
-        text = word.removeprefix(f"{project}/")
-        if path.name == text or str(path) == text or str(path).endswith(f"/{text}"):
+    """What names a file by its path, its own name, or a folder that it is in; "" for nothing.
+
+    What the run writes is named by its whole path alone, as a checkpoint to go on from.
+    """
+    words = {word.removeprefix(f"{project}/"): where for word, where in named.read.items()}
+    whole = next((where for word, where in words.items() if "/" in word and f"/{path}".endswith(f"/{word}")), "")
+    if whole or below(path, named.written):
+        return whole
+    folders = [folder for folder in list(path.parents)[:-1] if folder.name not in JUNK]
+    for word, where in words.items():
+        if path.name == word or any(word in (str(folder), folder.name) for folder in folders):
             return where
-        if any(sign in text for sign in "*?") and expression(text).fullmatch(str(path)):
+        if any(sign in word for sign in "*?") and expression(word).fullmatch(str(path)):
             return where
-        for folder in list(path.parents)[:-1]:
-            if folder.name not in JUNK and (str(folder) == text or folder.name == text):
-                return where
     return ""
 
 
