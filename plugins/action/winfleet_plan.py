@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible.module_utils.parsing.convert_bool import boolean
 from winfleet.controller.actions import Action
 from winfleet.core.files import write_atomic
 from winfleet.core.plan import Plan, PlanError, choose_backend, lay_out_hosts
@@ -43,6 +44,7 @@ class ActionModule(Action):
             config=config.read_text("utf-8") if config else None, backend=choose_backend(hosts),
             mixed_precision=str(given["mixed_precision"]), max_restarts=int(given["max_restarts"]),
             start_timeout_seconds=int(given["start_timeout_seconds"]), stuck_seconds=int(given["stuck_seconds"]),
+            resume=boolean(given["resume"]),
             variables={name: own for name in names if (own := self._environment(name))},
         )  # fmt: skip
 

@@ -18,8 +18,10 @@ from urllib.parse import quote
 
 from winfleet.core.files import write_atomic
 from winfleet.core.reading import plain
-from winfleet.core.status import Cause, advise_on, count, duration, name_failure
+from winfleet.core.status import APART_FIXES, Cause, advise_on, count, duration, name_failure
+from winfleet.rehearsal.prediction import rate
 from winfleet.view.records import ReportError, RunData, ends, load
+from winfleet.view.speed import speed_of
 
 __all__ = ["ReportError", "closing_line", "load", "main", "render"]
 
@@ -87,6 +89,7 @@ def _size(run: RunData) -> str:
 def closing_line(run: RunData, report: Path) -> str:
     """The one line that ends `python -m winfleet.report`. A run that did not finish says so first."""
     parts = [] if run.state == "finished" else [_state(run).lower()]
+    parts += [f"not distributed: each process trained {run.apart}"] if run.apart else []
     parts += [_change(run), _size(run)]
     parts += [] if run.seconds is None else [duration(run.seconds)]
     return " · ".join([*parts, f"report: {report.as_posix()}"])
@@ -98,6 +101,19 @@ def _sentence(text: str) -> str:
 
 def _headline(run: RunData) -> str:
     """The result in one sentence."""
+    return _said(run) + _apart(run)
+
+
+def _apart(run: RunData) -> str:
+    if not run.apart:
+        return ""
+    return (
+        f" Not distributed: each of {_count(run.plan.world_size, 'process')} trained a model of its own, {run.apart}. "
+        f"To train one model together: {APART_FIXES[run.apart]}."
+    )
+
+
+def _said(run: RunData) -> str:
     change, seconds, cause = _change(run), run.seconds, next(iter(run.causes), None)
     if run.state == "finished":
         steps = f" in {_count(run.step, 'step')}" if run.step else ""
@@ -121,7 +137,8 @@ def _advice(cause: Cause) -> list[str]:
 
 def _rows(run: RunData) -> list[dict[str, Any]]:
     """Each rank with its mean speed and use and its peaks."""
-    speed = {(track.host, track.rank): track.mean[1] for track in run.metrics}
+    column = speed_of(run).column
+    speed = {(track.host, track.rank): track.mean[column] for track in run.metrics}
     usage = {(track.host, track.rank): track for track in run.usage}
     rows = []
     for machine, rank in run.ranks:
@@ -159,9 +176,14 @@ def _forecast(run: RunData) -> dict[str, Any] | None:
     longest = max(parts, key=lambda part: (part[0] or 0.0) + (part[2] or 0.0), default=None)
     compute, communication, data = longest or (None, None, None)
     whole = sum(part or 0.0 for part in longest) if longest else None
-    rate = sum(track.mean[1] or 0.0 for track in run.metrics) or None
+    predicted, unit = rate(planned)
+    measured = speed_of(run)
     rows = [
-        _Compared(name="Samples per second", predicted=planned.samples_per_second, measured=rate),
+        _Compared(
+            name=f"{unit.partition('/')[0].capitalize()} per second",
+            predicted=predicted,
+            measured=measured.value if measured.unit == unit else None,
+        ),
         _Compared(name="Seconds of a step", predicted=planned.step_seconds, measured=whole),
         _Compared(name="… computing", predicted=planned.compute_seconds + planned.waiting_seconds, measured=compute),
         _Compared(name="… communication", predicted=planned.network_seconds, measured=communication),
@@ -201,7 +223,8 @@ def render(run: RunData) -> str:
         has_gpu=any(set(track.peak[2:]) != {None} for track in run.usage),
         forecast=_forecast(run),
         unit="GPU" if any(host.gpus for host in run.plan.hosts) else "process",
-        rate=sum(track.mean[1] or 0.0 for track in run.attempt.metrics) or None,
+        speed=speed_of(run),
+        grid_rates=[rate(row)[0] for row in run.prediction.grid[:MAX_GRID]] if run.prediction else [],
         ends={name: ends((track,)) or (None, None) for name, track in run.logged.items()},
     )
     return page + "\n"

@@ -20,16 +20,18 @@ from torch.utils.data.dataloader import DataLoader
 
 from winfleet.core.files import send_output_to
 from winfleet.core.reading import plain
+from winfleet.libraries import install
 from winfleet.rank.aside import hide
 from winfleet.rank.meter import Meter
 from winfleet.rank.oom import MAX_SIZES, Note, is_out_of_memory
 from winfleet.rank.optimizer_steps import watch_optimizers
 from winfleet.rank.own_copy import watch_writes
 from winfleet.rank.process import bind_gloo, die_with_launcher, force_backend
+from winfleet.rank.spawning import refusal, starts_ranks, watch_spawning
 from winfleet.rank.stopper import Stopper
 from winfleet.rank.timing import watch_waits
 from winfleet.rank.trial import Stopwatch, watch
-from winfleet.rank.watching import batch_size, watch_accelerate, watch_torch
+from winfleet.rank.watching import batch_size, watch_torch
 
 
 def note_memory(error: BaseException, meter: Meter) -> Note:
@@ -59,6 +61,8 @@ def run_command(command: list[str]) -> None:
 
     By runpy and not by exec(): DataLoader workers that are started by spawn find the script's classes by its path.
     """
+    if starter := starts_ranks(["python", *command]):
+        raise refusal(starter)
     if command[0] == "-m":
         sys.argv = command[1:]
         sys.path[0] = os.getcwd()
@@ -88,7 +92,10 @@ def main() -> None:
     watch_waits(meter.clock)
     watch_torch(meter, stopper)
     watch_optimizers(meter)
-    watch_accelerate(meter, stopper)
+    meter.together.watch()
+    install(meter, stopper)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or os.environ.get("WINFLEET_TRIAL"):
+        watch_spawning(lambda: meter.values["state"] in ("joined", "training"))
     if trial := os.environ.get("WINFLEET_TRIAL"):
         stopwatch = Stopwatch(int(trial), Path(os.environ["WINFLEET_TRIAL_FILE"]))
         watch(stopwatch, batch_size)

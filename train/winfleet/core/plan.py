@@ -67,6 +67,9 @@ class Plan:
     max_restarts: int = 0  # new attempts after a rank has failed
     start_timeout_seconds: int = 600  # from the launcher's start to the first step's process group
     stuck_seconds: int = 120  # a rank that does not move for so long is called stuck; 0: none ever is
+    resume: bool = (
+        True  # whether a library's trainer goes on from this run's newest checkpoint where its script gives none
+    )
     variables: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)  # host -> extra environment
 
     def __post_init__(self) -> None:

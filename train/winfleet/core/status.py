@@ -32,6 +32,22 @@ ECHOES: Final = ("Connection closed by peer", "Connection reset by peer", "Broke
 
 # Files in a run's folder by which its ranks learn of a request to stop: that there is one, and the step that ends the run.
 STOPPING, STOP_AT = "stopping", "stop_at"
+# Variables by which they learn that the run is a continued one: its newest whole checkpoint, from the work folder on, and
+# whether its user does not want that one to be loaded ("1").
+RESUME, NO_RESUME = "WINFLEET_RESUME", "WINFLEET_NO_RESUME"
+# How ranks train apart, although they belong to one run.
+APART_ALONE: Final = "without a process group"
+APART_SILENT: Final = "without an exchange of gradients"
+APART_FIXES: Final = {
+    APART_ALONE: (
+        "call torch.distributed.init_process_group() in plain torch, or train with Accelerator(); give Lightning devices and "
+        "num_nodes, and let no option choose one device alone"
+    ),
+    APART_SILENT: (
+        "wrap the model: torch.nn.parallel.DistributedDataParallel(model), or accelerator.prepare(model), and train what it "
+        "returns"
+    ),
+}
 
 
 def stop_step(path: Path) -> int | None:
@@ -56,7 +72,9 @@ class Rank:
     begun: int | None = None  # step after which this process went on, once the script has told its steps
     optimizer_begun: int | None = None  # steps that its optimizer had done before, as its state tells
     steps: int | None = None
+    stride: int = 1  # by which `step` grows with an optimizer step, as where the script counts micro-batches
     loss: float | None = None
+    loss_told: bool = False  # whether the loss is what the script logged, and not measured from beside
     samples_per_second: float | None = None
     steps_per_second: float | None = None
     data_seconds: float | None = None  # of one optimizer step, in the mean: loading data,
@@ -68,6 +86,7 @@ class Rank:
     moves: int = 0  # batches, backward passes, collectives and steps so far
     place: str | None = None  # where it stands while it does not move: train.py:88 in main, in all_reduce
     waits: bool = False  # whether that is a place where ranks wait for one another
+    apart: str = ""  # how it trains apart from the others, one of APART_*
     stopped: bool = False
     cpu_percent: float | None = None
     memory_mib: float | None = None
@@ -263,20 +282,43 @@ def progress_line(statuses: Sequence[Status]) -> str:
     if not training:
         return f"{overall_state(statuses)} · {ready}"
     step, steps = min(rank.step for rank in training), training[0].steps
-    loss = _mean([rank.loss for rank in training if rank.loss is not None])
-    rate = sum(rank.samples_per_second or 0.0 for rank in training)
+    loss = _mean(
+        [rank.loss for rank in [rank for rank in training if rank.loss_told] or training if rank.loss is not None]
+    )
     parts = [f"step {step}/{steps}" if steps else f"step {step}"]
     parts += [f"loss {loss:.3f}"] if loss is not None else []
-    parts += [f"{rate:.1f} samples/s"] if rate else []
+    parts += filter(None, [pace(training)])
     left = time_left(statuses)
     parts += [f"{duration(left)} left"] if left is not None else []
+    parts += [f"not distributed: each rank trains {apart}"] if (apart := trained_apart(ranks)) else []
     return " · ".join([*parts, ready])
+
+
+def pace(ranks: Sequence[Rank]) -> str:
+    """`30.0 samples/s`, the sum of all ranks, or that of each where they train apart; without samples `5.0 steps/s`; or ""."""
+    rates = [rank.samples_per_second for rank in ranks if rank.samples_per_second]
+    if rates and trained_apart(ranks):
+        return f"{sum(rates) / len(rates):.1f} samples/s each"
+    if rates:
+        return f"{sum(rates):.1f} samples/s"
+    steps = min((rank.steps_per_second for rank in ranks if rank.steps_per_second), default=None)
+    return "" if steps is None else f"{steps:.1f} steps/s" if steps >= 1 else f"{steps:.3g} steps/s"
+
+
+def trained_apart(ranks: Sequence[Rank]) -> str:
+    """How the ranks train apart, "" where they train together or one is alone."""
+    found = next((rank.apart for rank in ranks if rank.apart), "")
+    return found if found in APART_FIXES else ""
 
 
 def time_left(statuses: Sequence[Status]) -> float | None:
     """Seconds to the last step at the slowest rank's present pace; None where the script did not tell its steps."""
     ranks = [rank for status in statuses for rank in status.ranks]
     return max(
-        ((rank.steps - rank.step) / rank.steps_per_second for rank in ranks if rank.steps and rank.steps_per_second),
+        (
+            max(0, rank.steps - rank.step) / (rank.steps_per_second * max(1, rank.stride))
+            for rank in ranks
+            if rank.steps and rank.steps_per_second
+        ),
         default=None,
     )

@@ -17,7 +17,19 @@ from typing import Final
 from winfleet.core.files import read_object, write_atomic
 from winfleet.core.plan import Host, Plan
 from winfleet.core.serving import Handler, Server, serving
-from winfleet.core.status import ENDED, READER, Cause, Event, Rank, Status, count, progress_line
+from winfleet.core.status import (
+    APART_ALONE,
+    APART_FIXES,
+    ENDED,
+    READER,
+    Cause,
+    Event,
+    Rank,
+    Status,
+    count,
+    progress_line,
+    trained_apart,
+)
 from winfleet.launcher.joining import BEFORE
 from winfleet.launcher.stuck import Lookout
 from winfleet.machine.hardware import Gpu, Gpus, Network, ProcessUse
@@ -139,7 +151,9 @@ class Board:
     def _say_milestones(self) -> None:
         """The guide's log lines, each once a generation, each when it is true."""
         ranks, plan = self.status.ranks, self.plan
-        joined = [rank for rank in ranks if rank.state not in BEFORE]
+        joined = [rank for rank in ranks if rank.state not in BEFORE and rank.apart != APART_ALONE]
+        if (apart := trained_apart([rank for rank in ranks if rank.count])) and plan.world_size > 1:
+            self.say(f"Not distributed: each rank trains a model of its own, {apart}; {APART_FIXES[apart]}", event=True)
         for rank in joined:
             self.say(f"Rank {rank.rank}/{plan.world_size} initialized")
         if len(joined) == len(ranks):  # a process group stands only once every rank of it is there

@@ -9,7 +9,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -17,15 +18,29 @@ import torch
 
 from winfleet.core.files import write_atomic
 from winfleet.core.status import Rank
+from winfleet.rank.apart import Togetherness
+from winfleet.rank.losses import Loss, read, undivided
+from winfleet.rank.numbering import Numbering
 from winfleet.rank.oom import check_taken
 from winfleet.rank.stacks import Teller
 from winfleet.rank.timing import Clock, Mark, split
 from winfleet.rank.trial import tensor_bytes
+from winfleet.rank.turns import Turns
 
 WRITE_SECONDS: Final = 0.5
 JOIN_SECONDS: Final = 5.0
 RATE_SECONDS: Final = 10.0  # samples/s is the mean over this window
 STEP_KEYS: Final = ("max_steps", "total_steps", "max_train_steps", "num_training_steps")
+LOSS_KEYS: Final = (
+    "loss",
+    "train_loss",
+    "train/loss",
+    "training_loss",
+    "train_loss_step",
+    "train/loss_step",
+    "loss/train",
+)
+MOST_AHEAD: Final = 100_000  # batches of one DataLoader that are kept in mind until they are trained on
 
 
 class Meter:
@@ -38,15 +53,25 @@ class Meter:
         generation = int(environ.get("WINFLEET_GENERATION", "1"))
         self.values: dict[str, Any] = {**dataclasses.asdict(said), "generation": generation}
         self.clock = Clock()
+        self.together = Togetherness()
         self._told_at = 0  # its moves when it last told its place
         self.count = 0  # optimizer steps of this process; `step` adds what the script says it had done before
-        self._offset = 0
-        self._losses: list[torch.Tensor] = []  # of the micro-batches since the last step
-        self._last: list[torch.Tensor] = []  # of those before it
-        self._samples, self._pending = 0, 0
-        self._passes = 0  # backward passes since the last step
+        self.turns, self.numbering = Turns(), Numbering()
+        self.inside = False  # a library's own backward(), which has told of the loss, calls torch's
+        self.shares = False  # the losses are shares of a step's, to be added, and not losses of their own
+        self._new: list[Loss] = []  # of the backward passes since an optimizer last stepped
+        self._losses: list[torch.Tensor] = []  # of those before it, since the last step
+        self._last: list[torch.Tensor] = []  # of the step before
+        self._fresh: float | None = None  # a loss that the script told since the last note
+        self._samples = 0
+        self.batches = 0  # backward passes of this process
+        self._ahead: weakref.WeakKeyDictionary[Any, collections.deque[int]] = weakref.WeakKeyDictionary()
+        self._source: Any = weakref.ref(self)  # the DataLoader's iterator that last gave a batch
+        self._merged: int | None = None  # samples that are drawn as one batch
+        self._passes = self._step_passes = 0  # backward passes since an optimizer last stepped, and since the last step
+        self._usual: int | None = None  # of them in the optimizer step before
         self._window: collections.deque[Mark] = collections.deque()
-        self._optimizers: dict[int, int] = {}  # id: bytes of its gradients; the first one's steps are the script's
+        self._bytes: weakref.WeakKeyDictionary[torch.optim.Optimizer, int] = weakref.WeakKeyDictionary()
         self.sizes: set[int] = set()  # of the batches drawn
         self.told: dict[str, int] = {}  # whole numbers of the script's configuration
         self.saved = False  # it saved or loaded a checkpoint
@@ -89,51 +114,84 @@ class Meter:
         if self.values["state"] in ("starting", "joining"):
             self.joins("joined")
 
-    def batch(self, size: int, seconds: float = 0.0) -> None:
-        """A batch of `size` samples was drawn, in so many seconds; it counts once it is trained on."""
-        self._pending = size
+    def batch(self, size: int, seconds: float = 0.0, source: Any = None) -> None:
+        """A batch of `size` samples was drawn from a DataLoader's iterator, in so many seconds.
+
+        It counts once it is trained on, however far ahead it was drawn; without `source` the newest one alone is kept in
+        mind. What is drawn where no gradients are kept, as for a validation, does not count.
+        """
         self.sizes.add(size)
         self.clock.data += seconds
         self.clock.moves += 1
+        if self._merged is not None:
+            self._merged += size
+        elif torch.is_grad_enabled():
+            ahead = MOST_AHEAD if source is not None else 1
+            source = self if source is None else source
+            self._source = weakref.ref(source)
+            self._ahead.setdefault(source, collections.deque(maxlen=ahead)).append(size)
+
+    @contextlib.contextmanager
+    def one_batch(self, source: Any) -> Iterator[None]:
+        """What is drawn meanwhile is one batch, as Accelerate's dispatcher puts them together for all ranks."""
+        begin, self._merged = self.clock.data, 0
+        try:
+            yield
+        finally:
+            size, self._merged = self._merged, None
+            if size:
+                seconds, self.clock.data = self.clock.data - begin, begin
+                self.batch(size, seconds, source)
 
     def backward(self, loss: torch.Tensor) -> None:
         """A backward pass begins. The last one before the optimizer's step is not told apart: micro-batches add up."""
         if loss.numel() == 1:
-            self._losses.append(loss.detach())
-        if self._pending:
-            self.values["batch_size"] = self._pending
-        self._samples += self._pending
-        self._pending = 0
+            self._new.append(Loss(loss.detach(), 1.0) if self.shares else read(loss))
+        if ahead := self._ahead.get(self._source()):
+            self.values["batch_size"] = ahead[0]
+            self._samples += ahead.popleft()
+        self.batches += 1
         self._passes += 1
+        self._step_passes += 1
         self.clock.moves += 1
         if self.values["state"] != "training":
             check_taken(json.loads(os.environ.get("WINFLEET_BATCH", "{}")), self.told, self.sizes)
             self.values["state"] = "training"
+            self.values["apart"] = self.together.alone()
             self.write()
 
     def between_steps(self) -> bool:
-        """Whether no micro-batch of the next step was trained on yet."""
-        return not self._losses
+        """Whether no micro-batch of the next step was trained on yet, and all optimizers that take turns have stepped."""
+        return not self._passes and self.turns.complete
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """An optimizer has stepped. Of several optimizers the first one's steps are the script's."""
-        if id(optimizer) not in self._optimizers:
-            self._optimizers[id(optimizer)] = sum(tensor_bytes(optimizer))
-            self.values["gradient_bytes"] = sum(self._optimizers.values())
-        if id(optimizer) != next(iter(self._optimizers)):
-            return
-        self.count += 1
+        """An optimizer has stepped; of several that take turns the first one's steps are the script's."""
+        if self._passes:
+            losses = (
+                [loss.value for loss in self._new] if self.shares else undivided(self._new, self._passes, self._usual)
+            )
+            self._losses += losses
+            self._usual = self._passes
+        self._new, self._passes = [], 0
+        steps = self.turns.stepped(optimizer)
+        if optimizer not in self._bytes:
+            self._bytes[optimizer] = sum(tensor_bytes(optimizer))
         self.clock.moves += 1
+        if not steps:
+            return
+        self.count += steps
+        self.values["gradient_bytes"] = sum(self._bytes.get(one, 0) for one in self.turns.active)
+        self.values["apart"] = self.together.look(self.count, optimizer, wrapped=bool(self.clock.exchanges))
         now = time.time()
         self._window.append(Mark(now, self._samples, self.clock.data, self.clock.waiting))
         while now - self._window[0].time > RATE_SECONDS and len(self._window) > 2:
             self._window.popleft()
-        self.values["micro_batches"], self._passes = self._passes, 0
+        self.values["micro_batches"], self._step_passes = self._step_passes, 0
         if now - self._written_at >= WRITE_SECONDS or self.count == 1:
             self._written_at = now
             self._note_step(self._losses)
         self._last, self._losses = self._losses, []
-        self.values.update(count=self.count, step=self.count + self._offset)
+        self.values.update(count=self.count, step=self.numbering.shown(self.count))
 
     def finish(self) -> None:
         """The script has ended, well or not: the last step is noted too."""
@@ -156,20 +214,53 @@ class Meter:
         with contextlib.suppress(Exception):  # a measurement must never end a training
             exposed = self.clock.exposed(self.count, pace)
         parts = split(begin, end, steps, exposed)
-        loss = float(torch.stack([loss.float().cpu() for loss in losses]).mean()) if losses else None
-        self.values.update(step=self.count + self._offset, loss=loss, samples_per_second=rate, steps_per_second=pace)
-        self.values.update(parts)
-        self._append({"step": self.values["step"], "loss": loss, "samples_per_second": rate, **parts})
+        self.values.update(
+            step=self.numbering.shown(self.count), samples_per_second=rate, steps_per_second=pace, **parts
+        )
+        noted = {"step": self.values["step"], "samples_per_second": rate, "steps_per_second": pace, **parts}
+        if self.values["loss_told"]:  # the script's own word wins over what is measured from beside
+            loss, self._fresh = self._fresh, None
+        else:
+            loss = self.values["loss"] = self._mean(losses)
+        self._append({**noted, "loss": loss})
 
-    def logged(self, values: Mapping[str, Any], step: int | None) -> None:
-        """The script logged `values` through Accelerate; its own step corrects ours, which began at 0 after a resume."""
+    def _mean(self, losses: list[torch.Tensor]) -> float | None:
+        if not losses:
+            return None
+        stacked = torch.stack([loss.float().reshape(()).cpu() for loss in losses])
+        return float(stacked.sum() if self.shares else stacked.mean())
+
+    def logged(self, values: Mapping[str, Any], step: int | None = None, losses: Sequence[str] = LOSS_KEYS) -> None:
+        """The script logged `values` through its library; its own step counts where it goes on as the optimizer does.
+
+        The first of `losses` that is among them is the training's loss.
+        """
         if step is not None:
-            self._offset = int(step) - self.count
-            self.values["step"] = int(step)
-            if self.values["begun"] is None:
-                self.values["begun"] = self._offset
-        numbers = {str(name): float(value) for name, value in values.items() if isinstance(value, int | float)}
+            self.numbering.tell(self.count, int(step))
+            self._renumbered()
+        numbers = {str(name): number for name, value in values.items() if (number := _number(value)) is not None}
+        told = next((numbers[name] for name in losses if name in numbers), None)
+        if told is not None:
+            self._fresh = self.values["loss"] = told
+            self.values["loss_told"] = True
         self._append({"step": self.values["step"], "logged": numbers})
+
+    def goes_on(self, step: int, steps: int | None) -> None:
+        """The script's library says how many steps are done, and at how many it ends; None: it has no end."""
+        self.numbering.goes_on(self.count, step)
+        self._renumbered()
+        self.values["steps"] = steps
+
+    def _renumbered(self) -> None:
+        numbering = self.numbering
+        self.values.update(step=numbering.shown(self.count), stride=numbering.stride)
+        if self.values["steps"] and self.values["step"] > self.values["steps"]:
+            self.values["steps"] = None  # they are of another kind
+        begun = numbering.base.step - numbering.stride * numbering.base.steps
+        if not numbering.told:
+            self.values["begun"] = None
+        elif self.values["begun"] is None:
+            self.values["begun"] = begun
 
     def configured(self, config: Mapping[str, Any]) -> None:
         """The script told its trackers a configuration, from which the number of steps may be had."""
@@ -183,3 +274,10 @@ class Meter:
         if self._metrics is not None:
             line = {"time": round(time.time(), 3), "generation": self.values["generation"], **values}
             self._metrics.write(json.dumps(line) + "\n")
+
+
+def _number(value: Any) -> float | None:
+    """A number that a script logs, as a tensor of one element too."""
+    if isinstance(value, torch.Tensor):
+        return float(value) if value.numel() == 1 else None
+    return float(value) if isinstance(value, int | float) else None

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from winfleet.rank import gate
 from winfleet.rank.meter import Meter
+from winfleet.rank.spawning import check_group
 
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
@@ -52,6 +53,7 @@ def force_backend(backend: str, meter: Meter) -> None:
     def init_process_group(asked: str | None = None, *args: Any, **kwargs: Any) -> None:
         nonlocal together
         asked = kwargs.pop("backend", asked)
+        check_group(kwargs.get("rank"), kwargs.get("world_size"))
         if backend == "gloo" and (asked is None or "nccl" in asked):
             asked = "gloo"
         hold, together = together and not args and gate.is_by_environment(kwargs), False  # once: all have come then

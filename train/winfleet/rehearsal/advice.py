@@ -21,6 +21,7 @@ from winfleet.rehearsal.prediction import (
     Prediction,
     predict,
     predict_averaging,
+    without_samples,
 )
 
 LEAST_GAIN: Final = 1.02  # smaller ones are within what a prediction errs
@@ -72,8 +73,11 @@ def place_of(setting: Setting, words: Sequence[str]) -> str:
 def predict_run(measured: Measured, places: Places = ANYWHERE) -> Prediction:
     """Everything that prediction.json holds."""
     reach = math.inf if measured.link is not None else max(host.ranks for host in measured.hosts)
-    grid = tuple(predict(measured, ranks) for ranks in sorted({*GRID, measured.ranks}) if ranks <= reach)
-    return Prediction(planned=predict(measured), grid=grid, advice=advise(measured, places), measured=measured)
+    known = [predict(measured, ranks) for ranks in sorted({*GRID, measured.ranks}) if ranks <= reach]
+    return Prediction(
+        planned=without_samples(measured, predict(measured)),
+        grid=tuple(without_samples(measured, row) for row in known), advice=advise(measured, places), measured=measured,
+    )  # fmt: skip
 
 
 def advise(measured: Measured, places: Places = ANYWHERE) -> tuple[Advice, ...]:
@@ -81,7 +85,7 @@ def advise(measured: Measured, places: Places = ANYWHERE) -> tuple[Advice, ...]:
     now = predict(measured).samples_per_second
     found = [
         Advice(name=name, setting=setting, gain=then.samples_per_second / now,
-               samples_per_second=then.samples_per_second)
+               samples_per_second=without_samples(measured, then).samples_per_second)
         for name, setting, then in _candidates(measured, places)
     ]  # fmt: skip
     return tuple(

@@ -92,7 +92,8 @@ class Measured:
 
     hosts: tuple[HostSpeed, ...]
     gradient_bytes: int  # of the parameters that are trained, as they are sent
-    samples: int  # of one rank in one micro-batch
+    samples: int  # of one rank in one micro-batch; 1 where none are told
+    told: bool = True  # whether a DataLoader told them; else rates are of steps
     accumulation: int = 1  # micro-batches in a step
     num_workers: int = 0  # that load data, for each rank
     bucket_bytes: tuple[int, ...] = ()  # as DDP fills them (ddp_buckets); empty: evenly
@@ -147,7 +148,7 @@ class Forecast:
     network_seconds: float  # communication that nothing hides
     hidden_seconds: float  # communication behind backward, which costs nothing
     step_seconds: float
-    samples_per_second: float  # of all ranks
+    samples_per_second: float  # of all ranks; 0 where no DataLoader told samples
     speed_up: float  # against one rank alone on the fastest host
     limit: str  # one of LIMITS
 
@@ -163,7 +164,7 @@ class Advice:
     name: str  # accumulation, fp16, averaging, cable, num_workers or hosts
     setting: str  # what to set, and where
     gain: float  # samples/s divided by those without it
-    samples_per_second: float
+    samples_per_second: float  # 0 as in a Forecast
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -267,13 +268,22 @@ def _forecast(measured: Measured, hosts: Sequence[HostSpeed], network: float, hi
     )  # fmt: skip
 
 
+def without_samples(measured: Measured, row: Forecast) -> Forecast:
+    """The forecast as it may be shown: without samples/s where nothing told how many samples a micro-batch has."""
+    return row if measured.told else dataclasses.replace(row, samples_per_second=0.0)
+
+
+def rate(row: Forecast) -> tuple[float, str]:
+    """Samples per second, or steps where samples are not known; with the unit."""
+    return (row.samples_per_second, "samples/s") if row.samples_per_second else (1 / row.step_seconds, "steps/s")
+
+
 def table(rows: Sequence[Forecast], noun: str = "GPUs") -> str:
     """The rows for a terminal, one a line under a heading; `noun` is what a rank runs on."""
-    lines = [
-        f"{noun:>4}  {'hosts':>5}  {'samples/s':>9}  {'speed-up':>8}  {'step':>9}  {'of it network':>13}  limited by"
-    ]
+    unit = next((unit for _, unit in map(rate, rows)), "samples/s")
+    lines = [f"{noun:>4}  {'hosts':>5}  {unit:>9}  {'speed-up':>8}  {'step':>9}  {'of it network':>13}  limited by"]
     lines += [
-        f"{row.ranks:>{max(4, len(noun))}}  {row.hosts:>5}  {row.samples_per_second:>9.1f}  {row.speed_up:>7.2f}x  {row.step_seconds:>7.3f} s"
+        f"{row.ranks:>{max(4, len(noun))}}  {row.hosts:>5}  {rate(row)[0]:>9.1f}  {row.speed_up:>7.2f}x  {row.step_seconds:>7.3f} s"
         f"  {row.network_seconds / row.step_seconds:>13.0%}  {row.limit}"
         for row in rows
     ]

@@ -12,7 +12,16 @@ from winfleet.rehearsal.allreduce import PredictionError, RingLink, ddp_buckets
 from winfleet.rehearsal.checks import mbits
 from winfleet.rehearsal.controller import CPU, Outcome, Reduce, Rehearsed, kind_of
 from winfleet.rehearsal.links import Link
-from winfleet.rehearsal.prediction import AllReduce, HostSpeed, Measured, Prediction, predict, table
+from winfleet.rehearsal.prediction import (
+    AllReduce,
+    HostSpeed,
+    Measured,
+    Prediction,
+    predict,
+    rate,
+    table,
+    without_samples,
+)
 
 SHOWN_LINKS: Final = 12  # all of 4 hosts
 SLOWEST_LINKS: Final = 4  # of more hosts
@@ -66,7 +75,7 @@ def grounds(plan: Plan, rehearsed: Rehearsed) -> Measured | None:
             optimizer_seconds=known.optimizer_seconds, data_seconds=known.data_seconds,
         ))  # fmt: skip
     return Measured(
-        hosts=tuple(speeds), gradient_bytes=trial.gradient_bytes, samples=max(1, trial.samples),
+        hosts=tuple(speeds), gradient_bytes=trial.gradient_bytes, samples=max(1, trial.samples), told=trial.samples > 0,
         accumulation=trial.accumulation, num_workers=trial.num_workers,
         bucket_bytes=ddp_buckets(reversed(trial.tensor_bytes)), link=slowest(ring_links(plan, rehearsed.links)),
         local=slowest(own), all_reduces=all_reduces(plan, rehearsed.reduce),
@@ -109,7 +118,8 @@ def noun_of(measured: Measured) -> str:
 def describe_plan(prediction: Prediction) -> str:
     """The plan's own figures, what limits them, and the setting that helps most."""
     planned = prediction.planned
-    text = f"this run: {planned.samples_per_second:.1f} samples/s, {planned.speed_up:.2f}x of one, limited by {planned.limit}"
+    value, unit = rate(planned)
+    text = f"this run: {value:.1f} {unit}, {planned.speed_up:.2f}x of one, limited by {planned.limit}"
     if prediction.advice:
         best = prediction.advice[0]
         text += f"; most would help {best.setting} ({(best.gain - 1) * 100:+.0f} %)"
@@ -141,7 +151,8 @@ def guide_table(prediction: Prediction) -> str:
     rows, named = [], ["the guide says"]
     for ranks, nodes, speed_up in GUIDE:
         with contextlib.suppress(PredictionError):
-            rows.append(predict(prediction.measured, ranks, ranks // nodes))
+            row = predict(prediction.measured, ranks, ranks // nodes)
+            rows.append(without_samples(prediction.measured, row))
             named.append(f"{speed_up:g}x")
     lines = table(rows, noun_of(prediction.measured)).splitlines()
     width = max(map(len, lines))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from winfleet.core.files import temporary_variables
 from winfleet.core.plan import Host, Plan
+from winfleet.core.status import NO_RESUME
 from winfleet.machine.system import usable_cores
 
 
@@ -22,6 +23,9 @@ def prepare_environment(
     })  # fmt: skip
     package = str(Path(__file__).resolve().parents[2])
     environ["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [environ.get("PYTHONPATH")])])
+    environ.pop(NO_RESUME, None)
+    if not plan.resume:
+        environ[NO_RESUME] = "1"
     if host.os == "Windows" and not console:  # at a console one_pc.py has done it
         home = folder.resolve().parent.parent
         environ.update(temporary_variables(home))

@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from winfleet.view.records import RunData, Track, thin
+from winfleet.view.speed import speed_of
 from winfleet.view.verdict import verdicts
 
 FEW_RANKS: Final = 8  # up to here every rank has its own colour
@@ -100,11 +101,12 @@ def panels(run: RunData, loss_caption: str) -> list[Panel]:
     if run.validation:
         pieces = _pieces(run.logged[run.validation], 0)
         loss.append(Line(pieces=list(pieces.values()), label=run.validation, color="valid", width=0))
-    rate = sum(track.mean[1] or 0.0 for track in run.metrics)
-    rate_caption = f"{rate:,.1f} samples/s in the mean, all ranks together."
+    rate = speed_of(run)
+    total = "sum" if rate.unit == "samples/s" and not run.apart else ""
+    rate_caption = f"{rate.value or 0.0:,.1f} {rate.unit} in the mean, {rate.of}."
     shown = [
         Panel("loss", "Loss", "step", loss, loss_caption, signs=_signs(run) if loss else ()),
-        Panel("rate", "Samples per second", "step", _rank_lines(run.metrics, 1, total="sum"), rate_caption),
+        Panel("rate", rate.name, "step", _rank_lines(run.metrics, rate.column, total), rate_caption),
     ]
     shown += _parts(run)
     usage, unit = _from_start(run.usage)

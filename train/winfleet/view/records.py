@@ -24,6 +24,7 @@ from winfleet.core.status import (
     first_failure,
     overall_state,
     read_file,
+    trained_apart,
 )
 from winfleet.rehearsal.allreduce import PredictionError
 from winfleet.rehearsal.prediction import Prediction
@@ -96,7 +97,7 @@ class Machine:
 class RunData:
     """All that the page shows.
 
-    Columns: metrics loss, samples/s, seconds of a step in compute, communication and data loading, unix seconds; usage
+    Columns: metrics loss, samples/s, seconds of a step in compute, communication and data loading, unix seconds, steps/s; usage
     CPU %, GiB, GPU %, GPU GiB, GPU °C; logged one value.
     """
 
@@ -129,6 +130,11 @@ class RunData:
     def steps(self) -> int | None:
         """Number of steps that the script set out to do, where it said so."""
         return max((rank.steps for _, rank in self.ranks if rank.steps), default=None)
+
+    @property
+    def apart(self) -> str:
+        """How its ranks trained apart from one another, "" where they trained together."""
+        return trained_apart([rank for _, rank in self.ranks])
 
     @property
     def started(self) -> float | None:
@@ -302,6 +308,7 @@ class _Metric:
     compute_seconds: float | None = None
     communication_seconds: float | None = None
     data_seconds: float | None = None
+    steps_per_second: float | None = None
     # what the script logged, in place of all but step
     logged: Annotated[Mapping[Annotated[str, 80], float], MAX_NAMES] | None = None
 
@@ -340,7 +347,9 @@ def _metrics(path: Path | None, since: float) -> tuple[Points, dict[str, Points]
         elif "logged" not in line:
             bad += isinstance(line.get("loss"), float) and at.loss is None
             parts = (at.compute_seconds, at.communication_seconds, at.data_seconds)
-            course.append((at.generation, at.step, (at.loss, at.samples_per_second, *parts, at.time)))
+            course.append(
+                (at.generation, at.step, (at.loss, at.samples_per_second, *parts, at.time, at.steps_per_second))
+            )
     return course, logged, bad
 
 

@@ -50,13 +50,15 @@ def _parts(_: Status, rank: Rank, __: float) -> str:
     return "-" if None in shares else "/".join(f"{(part or 0.0) * 100:.0f}" for part in shares)
 
 
+SAMPLES: Final = Column(heading="samples/s", order=1, cell=lambda _, rank, __: _show(rank.samples_per_second, 1))
+STEPS: Final = Column(heading="steps/s", order=1, cell=lambda _, rank, __: _show(rank.steps_per_second, 2))
 COLUMNS: Final = (
     Column(heading="rank", order=0, cell=lambda _, rank, __: str(rank.rank)),
     Column(heading="host", order=0, cell=lambda status, *_: plain(status.host, MAX_CELL), right=False),
     Column(heading="state", order=0, cell=_state, right=False),
     Column(heading="step", order=0, cell=_step),
     Column(heading="loss", order=2, cell=lambda _, rank, __: _show(rank.loss, 3)),
-    Column(heading="samples/s", order=1, cell=lambda _, rank, __: _show(rank.samples_per_second, 1)),
+    SAMPLES,
     Column(heading="comp/comm/data %", order=3, cell=_parts),
     Column(heading="GPU %", order=4, cell=lambda _, rank, __: _show(rank.gpu_percent, 0)),
     Column(heading="°C", order=6, cell=lambda _, rank, __: _show(rank.gpu_celsius, 0)),
@@ -85,13 +87,19 @@ class Cells:
         return [max(width_of(line[index]) for line in lines) for index in range(len(self.columns))]
 
 
+def paced_by_steps(found: Sequence[tuple[Status, Rank]]) -> bool:
+    """Whether no rank knows of samples, as without a DataLoader."""
+    known = [rank for _, rank in found if rank.samples_per_second is not None]
+    return not known and any(rank.steps_per_second is not None for _, rank in found)
+
+
 def cells(statuses: Sequence[Status], now: float, width: int | None = None) -> Cells:
     """All ranks of a run, by host and rank; with a width, as many columns as fit, the first four at least.
 
     Where room is short, columns without any value go first.
     """
     found = [(status, rank) for status in sorted(statuses, key=lambda one: one.machine_rank) for rank in status.ranks]
-    columns = list(COLUMNS)
+    columns = [STEPS if column is SAMPLES and paced_by_steps(found) else column for column in COLUMNS]
     while True:
         rows = tuple(tuple(column.cell(status, rank, now) for column in columns) for status, rank in found)
         table = Cells(columns=tuple(columns), rows=rows)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Final
 
-from winfleet.core.status import ENDED, Rank, Status, name_ranks
+from winfleet.core.status import APART_FIXES, ENDED, Rank, Status, name_ranks, trained_apart
 
 SLOWER: Final = 1.1  # a rank is slowest where its own time is so much above the median's
 HELD_UP: Final = 0.2  # share of a step that ranks wait for the slowest one, from which a line of progress names it
@@ -121,9 +121,15 @@ def find_culprit(statuses: Sequence[Status]) -> str | None:
     return f"{wait} one another: the network, or ranks with different numbers of batches"
 
 
+def find_apart(statuses: Sequence[Status]) -> str | None:
+    """That ranks train models of their own, and how they would train one together."""
+    apart = trained_apart([rank for _, rank in pairs(statuses)])
+    return f"not distributed: each rank trains a model of its own, {apart}; {APART_FIXES[apart]}" if apart else None
+
+
 def verdicts(statuses: Sequence[Status]) -> list[str]:
     """All that there is to say, the most urgent first."""
-    found = (find_culprit(statuses), find_slowest(statuses), find_waiting(statuses))
+    found = (find_apart(statuses), find_culprit(statuses), find_slowest(statuses), find_waiting(statuses))
     return [text for text in found if text]
 
 

@@ -1,0 +1,141 @@
+"""Whole trainings with the libraries that people use, on two hosts with a disk each: the numbers shown, a stop, and going on."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SCRIPTS
+from two_hosts import TwoHosts
+
+FOLDER = SCRIPTS / "libraries"
+
+
+def made(folder: Path, name: str) -> TwoHosts:
+    return TwoHosts(folder, (FOLDER / name).read_text("utf-8"))
+
+
+def losses(text: str) -> dict[str, float]:
+    """What a script printed: LOSS <step> <loss>."""
+    found: list[tuple[str, str]] = re.findall(r"^LOSS ([\d ]+) (\S+)$", text, re.MULTILINE)
+    return {step: float(loss) for step, loss in found}
+
+
+def logged(text: str) -> dict[int, float]:
+    """The losses that Hugging Face's Trainer kept, by step."""
+    told: dict[str, Any] = json.loads(text.partition("RESULT ")[2].splitlines()[0])
+    return {line["step"]: line["loss"] for line in told["log"] if "loss" in line}
+
+
+def test_trainer_stops_with_its_own_checkpoint_and_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+    hosts = made(tmp_path / "stopped", "hf_trainer.py")
+    hosts.run("--limit", "1", stop_at=11)
+    stopped = hosts.rank(1)
+    assert [hosts.status(number)["state"] for number in (1, 2)] == ["stopped", "stopped"]
+    assert "BEHIND" not in hosts.log(1) + hosts.log(2)
+    assert not (hosts.work(1) / "final").exists()
+    step = stopped["step"]
+    assert step == 13
+    own, kept = f"out/checkpoint-{step}", "out/checkpoint-10"
+    assert (hosts.work(1) / own / "optimizer.pt").is_file()
+    assert (hosts.work(1) / kept).is_dir(), "nothing is rotated away for a stop"
+    assert (stopped["steps"], stopped["micro_batches"], stopped["batch_size"], stopped["loss_told"]) == (24, 4, 2, True)
+    assert stopped["loss"] == pytest.approx(4.55, abs=0.1), "not a quarter of it"
+    assert stopped["samples_per_second"] == pytest.approx(8 * stopped["steps_per_second"], rel=0.01)
+
+    hosts.share("out")
+    hosts.run("--limit", "1", environment={"WINFLEET_RESUME": own})
+    said = hosts.log(1)
+    assert (
+        f"winfleet: goes on from {own}, the newest checkpoint of this run: Trainer.train(resume_from_checkpoint=...)"
+        in said
+    )
+    assert [hosts.rank(number)["begun"] for number in (1, 2)] == [step, step]
+    assert [hosts.rank(number)["step"] for number in (1, 2)] == [24, 24]
+    assert "BEHIND" in said
+
+    whole = made(tmp_path / "whole", "hf_trainer.py")
+    whole.run()
+    assert logged(said) == pytest.approx(logged(whole.log(1)), abs=1e-4)
+    assert whole.rank(1)["loss"] == pytest.approx(logged(whole.log(1))[24])
+
+
+def test_lightning_stops_with_its_own_checkpoint_and_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+    hosts = made(tmp_path / "stopped", "lightning_fit.py")
+    hosts.run(stop_at=18)  # in the second epoch
+    stopped = hosts.rank(1)
+    step = stopped["step"]
+    own = f"lightning_logs/version_0/checkpoints/epoch=1-step={step}.ckpt"
+    assert hosts.status(1)["state"] == "stopped"
+    assert "BEHIND" not in hosts.log(1) + hosts.log(2)
+    assert (hosts.work(1) / own).is_file()
+    assert (stopped["steps"], stopped["micro_batches"], stopped["loss_told"]) == (48, 2, True)
+
+    hosts.share("lightning_logs")
+    before = losses(hosts.log(1))
+    hosts.run(environment={"WINFLEET_RESUME": own})
+    assert f"winfleet: goes on from {own}, the newest checkpoint of this run: Trainer.fit(ckpt_path=...)" in hosts.log(
+        1
+    )
+    assert [hosts.rank(number)["begun"] for number in (1, 2)] == [step, step]
+    assert "BEHIND 48" in hosts.log(1)
+
+    whole = made(tmp_path / "whole", "lightning_fit.py")
+    whole.run()
+    assert before | losses(hosts.log(1)) == pytest.approx(losses(whole.log(1)), abs=1e-5)
+    assert whole.rank(1)["loss"] == pytest.approx(losses(whole.log(1))["2 31"], abs=1e-5)
+
+
+def test_lightning_of_another_size_is_refused_with_the_right_values(tmp_path: Path) -> None:
+    hosts = made(tmp_path, "lightning_fit.py")
+    said = hosts.run("--nodes", "1")
+    assert "Trainer(devices=1, num_nodes=1) makes 1 of the run's 2 processes" in said
+    assert "hint: Trainer(devices=1, num_nodes=2)" in said
+
+
+def test_trl_with_lora_stops_with_its_own_checkpoint(tmp_path: Path) -> None:
+    hosts = made(tmp_path, "sft.py")
+    hosts.run(stop_at=3)
+    stopped = hosts.rank(1)
+    assert (hosts.work(1) / f"out/checkpoint-{stopped['step']}" / "adapter_model.safetensors").is_file()
+    assert "BEHIND" not in hosts.log(1) + hosts.log(2)
+    printed = re.findall(r"'loss': '([\d.]+)'", hosts.log(1))
+    assert stopped["loss"] == pytest.approx(float(printed[-1]), abs=1e-3)
+    assert (stopped["steps"], stopped["micro_batches"]) == (20, 4)
+
+
+def test_nanogpts_own_division_and_scaling_are_undone(tmp_path: Path) -> None:
+    hosts = made(tmp_path, "nano.py")
+    said = hosts.run("12")
+    for number in (1, 2):
+        rank = hosts.rank(number)
+        assert rank["loss"] == pytest.approx(losses(hosts.log(number))["12"], abs=1e-5)
+        assert (rank["samples_per_second"], rank["micro_batches"], rank["step"], rank["apart"]) == (None, 4, 12, "")
+        assert rank["steps_per_second"] > 1
+    assert "Not distributed" not in said
+
+
+def test_accelerates_stop_is_named_as_the_script_names_so_that_it_goes_on_there(tmp_path: Path) -> None:
+    hosts = made(tmp_path / "stopped", "like_complete.py")
+    hosts.run(stop_at=24)  # in the second epoch
+    step = hosts.rank(1)["step"]
+    assert step == 26, "steps and not epochs"
+    before = losses(hosts.log(1))
+    own = next((hosts.work(1) / "out").glob("step_*"))
+    assert int(own.name.removeprefix("step_")) == step
+    hosts.share("out")
+    hosts.run("--resume", f"out/{own.name}")
+    again = losses(hosts.log(1))
+    whole = made(tmp_path / "whole", "like_complete.py")
+    whole.run()
+    assert next(iter(again)) == str(step + 1)
+    assert before | again == pytest.approx(losses(whole.log(1)), abs=1e-5)
+
+
+def test_a_stop_is_obeyed_in_the_second_stage(tmp_path: Path) -> None:
+    hosts = made(tmp_path, "stages.py")
+    hosts.run(stop_at=15)
+    assert [hosts.status(number)["state"] for number in (1, 2)] == ["stopped", "stopped"]
+    assert [hosts.rank(number)["step"] for number in (1, 2)] == [17, 17]
+    assert (hosts.work(1) / "output" / "checkpoints" / "step_000017" / "optimizer_1.bin").is_file()
