@@ -131,7 +131,9 @@ def end_all(running: list[Lane]) -> None:
 
 def main(words: list[str]) -> int:
     """The command line; returns the exit status."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # whoever starts this in the background may have it ignored, and all that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     CACHE.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     wanted = lanes(set(words) - {"loaded"} or {"lint", "molecule", "pytest"})
