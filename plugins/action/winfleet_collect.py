@@ -45,7 +45,8 @@ class ActionModule(ActionBase):
                 return {**result, **packed}
             if self._task.args.get("keep"):
                 brought, kept = fetch(archive, outputs, folder)
-                say_fetched(name, outputs, brought, kept)
+                if brought or kept or given.get("all_outputs"):
+                    say_fetched(name, outputs, brought, kept)
                 return {**result, "changed": brought > 0, "kept": kept}
             unpack(archive, folder / name, outputs, folder)
         left = {key: packed[key] for key in ("work", "left", "left_mb", "older")}
