@@ -37,10 +37,10 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def members(home: Path, *, first: bool, limit_mb: float | None) -> tuple[list[str], list[list[object]]]:
+def members(home: Path, *, first: bool, limit_mb: float | None) -> tuple[list[str], list[tuple[str, int]]]:
     packed = pack(home, "r", code=CODE, data="", all_outputs=first, limit_mb=limit_mb)
     with tarfile.open(packed["archive"]) as tar:
-        return sorted(tar.getnames()), packed["left"]
+        return sorted(tar.getnames()), [(one["path"], one["bytes"]) for one in packed["left"]]
 
 
 def test_the_first_host_brings_its_outputs_and_the_others_their_part_of_the_checkpoint(home: Path) -> None:
@@ -53,11 +53,11 @@ def test_the_first_host_brings_its_outputs_and_the_others_their_part_of_the_chec
     ]
     assert members(home, first=True, limit_mb=1) == (
         sorted([*small, "work/out/step_2/model.pt"]),
-        [["large.bin", 2_000_000]],
+        [("large.bin", 2_000_000)],
     )
     assert members(home, first=True, limit_mb=0.4) == (
         small,
-        [["large.bin", 2_000_000], ["out/step_2/model.pt", 600_000]],
+        [("large.bin", 2_000_000), ("out/step_2/model.pt", 600_000)],
     )
     everything, left = members(home, first=True, limit_mb=None)
     assert {"work/large.bin", "work/out/step_1/model.pt"} < set(everything)
@@ -79,7 +79,7 @@ def test_what_stayed_is_named_and_fetched_later_without_replacing_anything(fleet
     assert f"stay on worker1: {work}\n    result.txt (0.0 MB)\n" in done.stdout
     assert "ansible-playbook fetch.yml -i INVENTORY -e fleet_run=r" in done.stdout
     home = fleet.logs / "r"
-    assert json.loads((home / "worker1" / "left.json").read_text())["left"] == [["result.txt", 8]]
+    assert json.loads((home / "worker1" / "left.json").read_text())["left"] == [{"path": "result.txt", "bytes": 8}]
     assert "Stays on worker1" in (home / "report.html").read_text()
     (home / "mine.txt").write_text("of this machine")
     (work / "mine.txt").write_text("of the host")

@@ -42,7 +42,7 @@ def find_left(files: Iterable[tuple[str, Path | None]]) -> tuple[Left, ...]:
             continue
         try:
             values = json.loads(path.read_text("utf-8"))
-            named = tuple((plain(name, 300), int(size)) for name, size in values["left"][:MOST_SHOWN])
+            named = tuple((plain(one["path"], 300), int(one["bytes"])) for one in values["left"][:MOST_SHOWN])
             left = Left(host, plain(values["work"], 300), named, len(values["left"]), float(values["left_mb"]))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
