@@ -35,7 +35,8 @@ class ActionModule(Action):
                 return packed
             if keep:
                 brought, kept = fetch(archive, outputs, folder)
-                self.say(f"  {self.name}: {count(brought, 'file')} brought to {outputs}")
+                if brought or kept or given.get("all_outputs"):
+                    self.say(f"  {self.name}: {count(brought, 'file')} brought to {outputs}")
                 for path in kept:
                     self.say(f"  kept, as it differs from that of {self.name}: {path}")
                 return {"changed": brought > 0, "kept": kept}

@@ -50,7 +50,7 @@ def say_left(host: str, collected: dict[str, Any], run: str) -> list[str]:
     left = collected.get("left") or []
     if not left:
         return []
-    named = [f"{name} ({size / 1e6:.1f} MB)" for name, size in left]
+    named = [f"{one['path']} ({one['bytes'] / 1e6:.1f} MB)" for one in left]
     more = [f"and {len(left) - MOST_NAMED} more, all in {host}/left.json"] if len(left) > MOST_NAMED else []
     return [
         f"outputs of {collected['left_mb']:.0f} MB stay on {host}: {collected['work']}",

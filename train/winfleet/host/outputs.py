@@ -38,7 +38,7 @@ def choose(sizes: dict[str, int], first: Sequence[Sequence[str]], limit: float) 
 def pack(home: Path, run: str, *, code: str, data: str, all_outputs: bool, limit_mb: float | None) -> dict[str, Any]:
     """Packs logs and outputs. `limit_mb` None: without a limit, and older checkpoints too.
 
-    {"archive": path of a .tar.gz in "folder", a new one; "work"; "outputs_mb": what is in it; "left": [[path below work, bytes]] of
+    {"archive": path of a .tar.gz in "folder", a new one; "work"; "outputs_mb": what is in it; "left": [{"path" below work, "bytes"}] of
     what is not, "left_mb" of all of it}. Members below work/ are outputs of the first host; those below shared/ are other hosts' parts of the
     newest checkpoint. Raises HostError where the disk has no room for the archive.
     """
@@ -75,7 +75,7 @@ def pack(home: Path, run: str, *, code: str, data: str, all_outputs: bool, limit
         "folder": str(archive.parent),
         "work": str(work),
         "outputs_mb": round(size / 1e6, 1),
-        "left": [[name, sizes[name]] for name in left[:MOST_LEFT]],
+        "left": [{"path": name, "bytes": sizes[name]} for name in left[:MOST_LEFT]],
         "left_mb": round(sum(sizes[name] for name in left) / 1e6, 1),
         "older": len(older) if all_outputs else 0,
     }

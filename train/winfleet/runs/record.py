@@ -19,13 +19,17 @@ RECORD = "work.json"
 BEFORE = (
     "plan.before.json"  # the plan of a run that began before there were records, once a newer one has taken its place
 )
-Entry = Mapping[str, Any]  # size, digest (64 hex digits); of a link size, mtime_ns, source (posix, below fleet_home)
 
 
 class Record:
-    """Entries by the path (posix) below work/; `code` and `data` are the digests of what they came from."""
+    """Entries by the path (posix) below work/; `code` and `data` are the digests of what they came from.
 
-    def __init__(self, files: Mapping[str, Entry], code: str | None = None, data: str | None = None) -> None:
+    An entry has size and digest (64 hex digits); that of a link size, mtime_ns and source (posix, below fleet_home).
+    """
+
+    def __init__(
+        self, files: Mapping[str, Mapping[str, Any]], code: str | None = None, data: str | None = None
+    ) -> None:
         self.files, self.code, self.data = dict(files), code, data
 
     def write(self, folder: Path) -> None:
@@ -43,7 +47,7 @@ class Record:
         return {name: Path(entry["source"]) for name, entry in self.files.items() if "source" in entry}
 
 
-def is_same(path: Path, entry: Entry) -> bool:
+def is_same(path: Path, entry: Mapping[str, Any]) -> bool:
     """Whether the file has the entry's content. Raises OSError."""
     found = path.stat()
     if found.st_size != entry.get("size"):

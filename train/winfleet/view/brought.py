@@ -28,11 +28,17 @@ class Left(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _File:
+    path: Annotated[str, 300]
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Told:
     """What left.json may hold."""
 
     work: Annotated[str, 300]
-    left: tuple[tuple[Annotated[str, 300], int], ...]
+    left: tuple[_File, ...]
     left_mb: float
 
 
@@ -53,5 +59,6 @@ def find_left(files: Iterable[tuple[str, Path | None]]) -> tuple[Left, ...]:
             continue
         told = Reader().read_or_none(_Told, read_object(path))
         if told is not None and told.left:
-            found.append(Left(host, told.work, told.left[:MOST_SHOWN], len(told.left), told.left_mb))
+            named = tuple((one.path, one.bytes) for one in told.left[:MOST_SHOWN])
+            found.append(Left(host, told.work, named, len(told.left), told.left_mb))
     return tuple(found)
