@@ -15,13 +15,10 @@ from torch.distributed import PrefixStore
 
 from winfleet.checkpoints.exchange import Exchange
 from winfleet.core.plan import Host, Plan
-from winfleet.core.status import Cause, Rank, name_ranks
+from winfleet.core.status import RESUME, Cause, Rank, name_ranks
 from winfleet.launcher.board import Board
 from winfleet.launcher.rendezvous import PlanRendezvous
 
-RESUME: Final = (
-    "WINFLEET_RESUME"  # path below work/ of the newest whole checkpoint that this run wrote; absent where there is none
-)
 ONE_DAY: Final = 86_400.0
 PAUSE_SECONDS: Final = 0.02
 LOOK_SECONDS: Final = 2.0  # how often the hosts compare where their ranks began
