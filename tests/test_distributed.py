@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.nn.parameter import Parameter
+from torch.utils.data._utils.worker import _worker_loop
 from winfleet import report
 from winfleet.core.plan import Plan, lay_out_hosts
 from winfleet.core.status import APART_ALONE, APART_SILENT, NO_RESUME, RESUME, Rank, Status, progress_line
@@ -57,10 +58,10 @@ def test_ranks_are_apart_until_they_speak(monkeypatch: pytest.MonkeyPatch) -> No
     assert together.look(1, sgd, wrapped=False) == APART_ALONE
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
-    kind: Any = type("Group", (), {"allreduce": lambda *_: None, "broadcast": lambda *_: None})
-    monkeypatch.setattr(dist, "ProcessGroup", kind)
+    group_class: Any = type("Group", (), {"allreduce": lambda *_: None, "broadcast": lambda *_: None})
+    monkeypatch.setattr(dist, "ProcessGroup", group_class)
     together.watch()
-    group = kind()
+    group = group_class()
     group.broadcast([torch.ones(100)])  # before the first step: how all begin with the same weights
     assert [together.look(count, sgd, wrapped=False) for count in (2, 11)] == ["", ""]
     group.allreduce([torch.ones(1)])  # a loss
@@ -100,9 +101,7 @@ def run_it() -> None:
 
 def test_a_function_that_joins_a_group_is_known_by_its_code() -> None:
     assert [joins(one) for one in (setup, train, functools.partial(train, 0), run_it, Runner.__init__)] == [True] * 5
-    assert [joins(one) for one in (prepare, None, 7, dict, print, torch.utils.data._utils.worker._worker_loop)] == [
-        False
-    ] * 6
+    assert [joins(one) for one in (prepare, None, 7, dict, print, _worker_loop)] == [False] * 6
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from winfleet.core.plan import Plan
 from winfleet.core.status import Rank
 from winfleet.launcher.joining import Joining
 from winfleet.launcher.stuck import Lookout
+from winfleet.rank.gate import is_by_environment
 
 __all__ = ["copied", "launch"]  # fixtures
 
@@ -60,6 +61,17 @@ def test_a_rank_that_cannot_get_in_is_named_with_its_direction(begin: Callable[.
     assert [code for code, _ in said] == [1, 1]
     text = f"rank 1 on pc2 did not join within {limit} s: from pc2 (127.0.0.2) to pc1 (127.0.0.1) port 29500"
     assert all(text in words for _, words in said), said
+
+
+def test_a_script_that_says_what_the_environment_says_waits_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MASTER_PORT": "29500", "RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert is_by_environment({})
+    assert is_by_environment({"rank": 1, "world_size": 2, "init_method": "env://"}), "as Lightning's"
+    assert is_by_environment({"rank": -1, "world_size": -1}), "as DeepSpeed's"
+    assert not is_by_environment({"rank": 0, "world_size": 1})
+    assert not is_by_environment({"rank": 1, "world_size": 2, "init_method": "tcp://127.0.0.1:29500"})
+    assert not is_by_environment({"store": object(), "rank": 1, "world_size": 2})
 
 
 def state(cluster: Cluster, machine_rank: int) -> str:

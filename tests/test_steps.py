@@ -61,7 +61,8 @@ def test_a_stage_without_its_first_optimizer_is_found_after_some_steps() -> None
 
 
 def test_an_iteration_begins_once_all_have_taken_their_turn() -> None:
-    meter, first, second = Meter(None), *(torch.optim.SGD([Parameter(torch.ones(1))]) for _ in "ab")
+    meter = Meter(None)
+    first, second = (torch.optim.SGD([Parameter(torch.ones(1))]) for _ in "ab")
     seen = []
     for _ in range(3):
         for optimizer in (first, second):

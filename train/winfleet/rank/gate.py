@@ -24,9 +24,12 @@ MET: Final = "winfleet/ranks that have come"
 
 
 def is_by_environment(kwargs: dict[str, Any]) -> bool:
-    """Whether the script leaves rank, world size and store to the environment, as all do that torchrun starts."""
-    plain = kwargs.get("init_method") in (None, "env://")
-    return plain and not {"store", "rank", "world_size"} & kwargs.keys() and "MASTER_PORT" in os.environ
+    """Whether the script leaves rank, world size and store to the environment, or says the same, as Lightning does."""
+    told = {"rank": os.environ.get("RANK"), "world_size": os.environ.get("WORLD_SIZE")}
+    plain = (
+        kwargs.get("init_method") in (None, "env://") and kwargs.get("store") is None and "MASTER_PORT" in os.environ
+    )
+    return plain and all(str(kwargs.get(name, value)) in ("-1", value) for name, value in told.items())
 
 
 def wait_for_port(address: tuple[str, int]) -> None:
