@@ -27,7 +27,9 @@ class Record:
     An entry has size and digest (64 hex digits); that of a link size, mtime_ns and source (posix, below fleet_home).
     """
 
-    def __init__(self, files: Mapping[str, Mapping[str, Any]], code: str | None = None, data: str | None = None) -> None:
+    def __init__(
+        self, files: Mapping[str, Mapping[str, Any]], code: str | None = None, data: str | None = None
+    ) -> None:
         self.files, self.code, self.data = dict(files), code, data
 
     def write(self, folder: Path) -> None:
