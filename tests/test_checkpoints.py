@@ -169,6 +169,17 @@ def test_the_next_older_one_that_is_whole_is_taken(hosts: list[Inventory], why: 
     )
 
 
+def test_a_trainers_folder_without_its_last_file_is_not_whole_and_a_saved_model_alone_is() -> None:
+    names = ("model.safetensors", "training_args.bin", "optimizer.pt", "trainer_state.json")
+    old = {f"out/checkpoint-500/{name}": 1 for name in names}
+    decision = agreed(host("pc1", {**old, **{f"out/checkpoint-1000/{name}": 2 for name in names[:3]}}))
+    assert decision.resume == "out/checkpoint-500"
+    first = agreed(host("pc1", {f"out/checkpoint-500/{name}": 1 for name in names[:3]}))
+    assert first.aside == {"out/checkpoint-500": [0]}
+    saved = agreed(host("pc1", {f"models/step_{step}/{name}": step for step in (1, 2) for name in names[:2]}))
+    assert (saved.resume, saved.aside) == ("models/step_2", {})
+
+
 def test_a_single_file_that_is_half_written_comes_from_a_host_that_has_it_whole() -> None:
     bad = {"ckpt.pt": "ends too soon"}
     decision = agreed(host("pc1", {"ckpt.pt": 1}, bad=bad), host("pc2", {"ckpt.pt": 2}))

@@ -11,6 +11,7 @@ from .find import Checkpoint, has_weights
 
 MAX_HEADER = 100 * 2**20
 MAX_JSON = 64 * 2**20
+LAST_WRITTEN = (".metadata", "trainer_state.json")
 
 
 def trouble_of(path: Path) -> str:
@@ -65,7 +66,11 @@ def lacking(one: Checkpoint, before: Checkpoint | None) -> str:
     if one.is_folder:
         if any(name.endswith(".distcp") for name in names) and ".metadata" not in names:
             return "has no .metadata"
-        if names & {"training_args.bin"} and "trainer_state.json" not in names:  # Trainer writes it last
+        if (
+            names & {"optimizer.pt", "scheduler.pt"}
+            and "training_args.bin" in names
+            and "trainer_state.json" not in names
+        ):  # Trainer writes it last
             return "has no trainer_state.json"
     return ""
 
@@ -73,5 +78,9 @@ def lacking(one: Checkpoint, before: Checkpoint | None) -> str:
 def shapes(one: Checkpoint) -> set[str]:
     """Names of its files that hold weights or the like, below its folder, with # for numbers: random_states_#.pkl."""
     base = one.place if one.is_folder else one.place.rpartition("/")[0]
-    own = [path[len(base) :].lstrip("/") for path in one.files if has_weights(path.rpartition("/")[2])]
+    own = [
+        path[len(base) :].lstrip("/")
+        for path in one.files
+        if has_weights(name := path.rpartition("/")[2]) or name in LAST_WRITTEN
+    ]
     return {re.sub(r"\d+(\.\d+)*", "#", name) for name in own}

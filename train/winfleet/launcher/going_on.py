@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -17,7 +18,7 @@ from winfleet.checkpoints.exchange import Exchange
 from winfleet.core.plan import Host, Plan
 from winfleet.core.status import RESUME, Cause, Rank, name_ranks
 from winfleet.launcher.board import Board
-from winfleet.launcher.rendezvous import PlanRendezvous
+from winfleet.launcher.rendezvous import PlanRendezvous, RunEndedError
 
 ONE_DAY: Final = 86_400.0
 PAUSE_SECONDS: Final = 0.02
@@ -125,10 +126,13 @@ class GoingOn:
         if self.exchange is None or rendezvous.machine_rank == 0 or not name:
             return
         path, below = name
-        rendezvous.store.set(LACKS, below)
-        rendezvous.wait_for_end(ANSWER_SECONDS, lambda: rendezvous.store.check([HAS + below]))
-        if rendezvous.store.check([HAS + below]) and rendezvous.store.get(HAS + below) == b"1":
-            self.elsewhere = path, below
+        with contextlib.suppress(
+            RunEndedError, RuntimeError
+        ):  # which is found again, and our rank's own words come first
+            rendezvous.store.set(LACKS, below)
+            rendezvous.wait_for_end(ANSWER_SECONDS, lambda: rendezvous.store.check([HAS + below]))
+            if rendezvous.store.check([HAS + below]) and rendezvous.store.get(HAS + below) == b"1":
+                self.elsewhere = path, below
 
     def _answer(self, rendezvous: PlanRendezvous) -> None:
         name = str(rendezvous.store.get(LACKS), "utf-8")
