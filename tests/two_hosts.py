@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import ENVIRONMENT, wait_until
+from conftest import ENVIRONMENT, patience, wait_until
 from winfleet.core.plan import Plan, lay_out_hosts
 
 CODE = "0" * 12
@@ -59,7 +59,7 @@ class TwoHosts:
                 wait_until(self.reached(stop_at), seconds, f"step {stop_at}")
                 for number in (1, 2):
                     (self.run_folder(number) / "stop").touch()
-            said = "\n".join(launcher.communicate(timeout=seconds)[0] for launcher in launchers)
+            said = "\n".join(launcher.communicate(timeout=patience(seconds))[0] for launcher in launchers)
         finally:
             for launcher in launchers:
                 launcher.kill()
