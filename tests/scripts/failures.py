@@ -120,7 +120,10 @@ def miss_a_rank() -> None:
 def compile_without_compiler() -> None:
     """torch looks for the compiler when it compiles for the first time."""
     with tempfile.TemporaryDirectory() as folder:
-        os.environ.update(CXX=f"{folder}/none", TORCHINDUCTOR_CACHE_DIR=folder)
+        from torch._inductor import config  # reads CXX once, which may be long ago
+
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        config.cpp.cxx = (f"{folder}/none",)
         torch.compile(torch.sin)(torch.ones(3))
 
 

@@ -20,8 +20,8 @@ from winfleet.core.files import write_atomic
 from winfleet.core.reading import plain
 from winfleet.core.status import APART_FIXES, Cause, advise_on, count, duration, name_failure
 from winfleet.rehearsal.prediction import rate
-from winfleet.view.records import ReportError, RunData, ends, load
-from winfleet.view.speed import speed_of
+from winfleet.view.records import ReportError, RunData, load
+from winfleet.view.speed import ends, speed_of
 
 __all__ = ["ReportError", "closing_line", "load", "main", "render"]
 

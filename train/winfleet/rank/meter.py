@@ -66,7 +66,7 @@ class Meter:
         self._samples = 0
         self.batches = 0  # backward passes of this process
         self._ahead: weakref.WeakKeyDictionary[Any, collections.deque[int]] = weakref.WeakKeyDictionary()
-        self._source: Any = weakref.ref(self)  # the DataLoader's iterator that last gave a batch
+        self._drawn: collections.deque[int] = collections.deque()  # of the DataLoader's iterator that last gave a batch
         self._merged: int | None = None  # samples that are drawn as one batch
         self._passes = self._step_passes = 0  # backward passes since an optimizer last stepped, and since the last step
         self._usual: int | None = None  # of them in the optimizer step before
@@ -128,8 +128,8 @@ class Meter:
         elif torch.is_grad_enabled():
             ahead = MOST_AHEAD if source is not None else 1
             source = self if source is None else source
-            self._source = weakref.ref(source)
-            self._ahead.setdefault(source, collections.deque(maxlen=ahead)).append(size)
+            self._drawn = self._ahead.setdefault(source, collections.deque(maxlen=ahead))
+            self._drawn.append(size)
 
     @contextlib.contextmanager
     def one_batch(self, source: Any) -> Iterator[None]:
@@ -147,9 +147,9 @@ class Meter:
         """A backward pass begins. The last one before the optimizer's step is not told apart: micro-batches add up."""
         if loss.numel() == 1:
             self._new.append(Loss(loss.detach(), 1.0) if self.shares else read(loss))
-        if ahead := self._ahead.get(self._source()):
-            self.values["batch_size"] = ahead[0]
-            self._samples += ahead.popleft()
+        if self._drawn:
+            self.values["batch_size"] = self._drawn[0]
+            self._samples += self._drawn.popleft()
         self.batches += 1
         self._passes += 1
         self._step_passes += 1

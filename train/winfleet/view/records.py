@@ -391,14 +391,3 @@ def _track(host: str, rank: int, points: Points, gap: float = math.inf) -> list[
 def thin(samples: Sequence[Sample], limit: int) -> Sequence[Sample]:
     """About `limit` samples, evenly spread, the first and the last among them."""
     return [*samples[: -1 : len(samples) // limit + 1], *samples[-1:]]
-
-
-def ends(tracks: Sequence[Track]) -> tuple[float, float] | None:
-    """First and last value of column 0, each the mean of the ranks that took part then; None without values."""
-    courses = [[(s.segment, v) for s in track.samples if (v := s.values[0]) is not None] for track in tracks]
-    firsts, lasts = ([course[index] for course in courses if course] for index in (0, -1))
-    if not firsts:
-        return None
-    first = [value for segment, value in firsts if segment == min(firsts)[0]]
-    last = [value for segment, value in lasts if segment == max(lasts)[0]]
-    return sum(first) / len(first), sum(last) / len(last)

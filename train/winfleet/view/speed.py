@@ -1,10 +1,11 @@
-"""How fast a run trained: samples per second where its ranks knew of samples, steps per second where they did not."""
+"""What a run came to: its speed, in samples or where its ranks knew of none in steps, and how a course began and ended."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from winfleet.view.records import RunData
+from winfleet.view.records import RunData, Track
 
 
 class Speed(NamedTuple):
@@ -34,3 +35,14 @@ def speed_of(run: RunData) -> Speed:
     if samples or not steps:
         return Speed(sum(samples) or None, "samples/s", "all ranks together")
     return Speed(min(steps), "steps/s", "as no DataLoader told samples")
+
+
+def ends(tracks: Sequence[Track]) -> tuple[float, float] | None:
+    """First and last value of column 0, each the mean of the ranks that took part then; None without values."""
+    courses = [[(s.segment, v) for s in track.samples if (v := s.values[0]) is not None] for track in tracks]
+    firsts, lasts = ([course[index] for course in courses if course] for index in (0, -1))
+    if not firsts:
+        return None
+    first = [value for segment, value in firsts if segment == min(firsts)[0]]
+    last = [value for segment, value in lasts if segment == max(lasts)[0]]
+    return sum(first) / len(first), sum(last) / len(last)
