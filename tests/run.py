@@ -45,11 +45,11 @@ def apart(command: str, *, network: bool) -> str:
 
 
 def molecule(name: str, *scenarios: str, local: bool = True) -> str:
-    """The scenarios, with a folder of their own for what molecule and the hosts keep."""
+    """The scenarios, with a new folder of their own for what molecule and the hosts keep: one that was ended leaves a state."""
     place = CACHE / f"molecule-{name}"
     hosts = f"WINFLEET_INVENTORY={ROOT}/molecule/hosts/local.yml " if local else ""
     return (
-        f"{hosts}WINFLEET_MOLECULE={place}/hosts MOLECULE_EPHEMERAL_DIRECTORY={place}/state "
+        f"rm -rf {place}; {hosts}WINFLEET_MOLECULE={place}/hosts MOLECULE_EPHEMERAL_DIRECTORY={place}/state "
         f"molecule test {' '.join(f'-s {scenario}' for scenario in scenarios)}"
     )
 
