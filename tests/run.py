@@ -139,10 +139,13 @@ def main(words: list[str]) -> int:
         subprocess.Popen([sys.executable, "-c", "while True: pass"])
         for _ in range(LOOPS * cores() * ("loaded" in words))
     ]
-    running = [Lane(name, commands) for name, commands in wanted.items()]
-    every, told = list(running), []
+    running, every, told = list[Lane](), list[Lane](), list[str]()
     try:
-        while running:
+        while running or wanted:
+            while wanted and len(running) < max(2, cores()):  # more would only wait for one another's cores
+                name = next(iter(wanted))
+                running.append(Lane(name, wanted.pop(name)))
+                every.append(running[-1])
             for lane in [lane for lane in running if lane.process.poll() is not None]:
                 running.remove(lane)
                 told.append(lane.tell())
