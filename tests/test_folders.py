@@ -7,9 +7,11 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from winfleet.environments.package import keep
 from winfleet.runs import state as runs
 from winfleet.transfer.folders import FolderError, digest, list_files, pack, unpack, verify
 
@@ -203,3 +205,17 @@ def test_the_state_of_a_run_by_its_files(tmp_path: Path, text: str | None, state
     if text is not None:
         (tmp_path / "status.json").write_text(text)
     assert runs.state_of(tmp_path) == state
+
+
+def test_deployments_of_one_moment_send_one_whole_package(tmp_path: Path) -> None:
+    """Each would otherwise lay it out anew while another one sends it."""
+    old = tmp_path / "0123456789ab"
+    old.mkdir()
+    os.utime(old, (0, 0))
+    with ThreadPoolExecutor(4) as pool:
+        kept = set(pool.map(lambda _: keep(tmp_path), range(8)))
+    assert len(kept) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [path.name for path in kept], "and nothing else stays"
+    (folder,) = kept
+    assert digest(folder, list_files(folder, honour_git=False)).startswith(folder.name)
+    assert (folder / "winfleet" / "launcher" / "agent.py").is_file()

@@ -75,13 +75,17 @@ def test_who_is_slowest_and_who_stands_still_is_named_once_and_a_launcher_that_i
     assert following.stdout
     too_late = threading.Timer(patience(150), following.kill)
     too_late.start()
-    for line in following.stdout:
-        said += line
-        shown += "1 stuck" in line
-        if shown == 3:
-            os.kill(fleet.status("worker2", "slow")["launcher_pid"], signal.SIGKILL)
-    too_late.cancel()
-    assert following.wait() != 0
+    try:
+        for line in following.stdout:
+            said += line
+            if "1 stuck" in line:
+                shown += 1
+                if shown == 3:
+                    os.kill(fleet.status("worker2", "slow")["launcher_pid"], signal.SIGKILL)
+    finally:
+        too_late.cancel()
+        following.kill()
+    assert following.wait() > 0
     slowest = r"^  rank 1 on worker2 is slowest: it computes [0-9.]+ s a step, the others [0-9.]+ s$"
     waits = r"^  rank 0 waits for rank 1 on worker2 \(bare.py:\d+ in stand_still\)$"
     assert [len(re.findall(line, said, re.MULTILINE)) for line in (slowest, waits)] == [1, 1], said

@@ -7,7 +7,7 @@ from typing import Any
 
 from winfleet.controller.actions import Action
 from winfleet.controller.fetching import SLOW
-from winfleet.environments.package import stage
+from winfleet.environments.package import keep
 from winfleet.transfer.digest_cache import DigestCache
 from winfleet.transfer.folders import SHORT, FolderError, digest, list_sent
 from winfleet.transfer.including import as_patterns
@@ -30,7 +30,7 @@ class ActionModule(Action):
         """Digests them."""
         cache, include = self.path("cache"), as_patterns(self.given["include"])
         given = {kind: Path(path).expanduser() for kind, path in self.given["folders"].items() if path}
-        sources = {"agent": stage(cache / "agent"), **given}
+        sources = {"agent": keep(cache / "agents"), **given}
         names = {kind: list_sent(path, kind, include) for kind, path in sources.items()}
         hosts = {name: self.found_on(name) for name in self.present}
         for kind, path in given.items():
