@@ -14,7 +14,6 @@ from typing import Final
 import winfleet
 from winfleet.transfer.folders import SHORT, digest, list_files
 
-
 KEPT_SECONDS: Final = 86_400.0  # for a deployment that still sends from it
 
 
