@@ -33,9 +33,10 @@ x86_64-w64-mingw32-gcc -Os -s -Wall -municode -o "$out/winrshost.exe" "$here/sna
 
 cp "$engine/powershell.deps.json" "$out/"
 # snap-ins, and their names among the assemblies that the host may load
-for snapin in Remoting:Microsoft.WSMan.Management Security:Microsoft.PowerShell.Security; do
+for snapin in Remoting:Microsoft.WSMan.Management Security,Compiled:Microsoft.PowerShell.Security; do
   name=${snapin#*:}
-  wine "$engine/powershell.exe" -ExecutionPolicy Bypass -File "$(windows "$here/snapins/compile.ps1")" "$(windows "$here/snapins/${snapin%%:*}.cs")" "$name" "$(windows "$work/$name.dll")" 2>&1 | cat
+  sources=$(for source in $(tr , ' ' <<<"${snapin%%:*}"); do printf '%s;' "$(windows "$here/snapins/$source.cs")"; done)
+  wine "$engine/powershell.exe" -ExecutionPolicy Bypass -File "$(windows "$here/snapins/compile.ps1")" "${sources%;}" "$name" "$(windows "$work/$name.dll")" 2>&1 | cat
   cp "$work/$name.dll" "$out/"
   python3 - "$out/powershell.deps.json" "$name.dll" <<'P'
 import json, sys

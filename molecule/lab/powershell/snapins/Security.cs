@@ -148,7 +148,7 @@ public sealed class Rsa : X509SignatureGenerator
 public sealed class CertificateProvider : NavigationCmdletProvider
 {
     protected override System.Collections.ObjectModel.Collection<PSDriveInfo> InitializeDefaultDrives() => new() { new PSDriveInfo("Cert", ProviderInfo, "", "X509 Certificate Provider", null) };
-    protected override ProviderInfo Start(ProviderInfo providerInfo) { WineGaps.Fill(); Adsi.Replace(); Policy.Enforce(this); return providerInfo; }
+    protected override ProviderInfo Start(ProviderInfo providerInfo) { WineGaps.Fill(); Adsi.Replace(); Compiled.Replace(); Policy.Enforce(this); return providerInfo; }
     protected override bool IsValidPath(string path) => true;
     object Find(string path)
     {
