@@ -58,7 +58,9 @@ def lanes(wanted: set[str]) -> dict[str, list[str]]:
     """Name -> commands of each lane that this machine can run."""
     root = os.geteuid() == 0 and all(shutil.which(name) for name in ("unshare", "ip"))
     lab = root and shutil.which("apt-get") is not None and os.environ.get("WINFLEET_LAB_TESTS") != "0"
-    found: dict[str, list[str]] = {"lab": [], "tests": [], "roles": [], "index": [], "lint": []}
+    found: dict[str, list[str]] = {
+        name: [] for name in ("lab", "tests", "windows", "roles", "lint", "index")
+    }  # longest first
     workers = f"-n {cores() + 1} --dist loadfile --no-loadscope-reorder"
     if wanted & {"lint", "quick"}:
         found["lint"] += ["ruff check . && ruff format --check .", "mypy"]
@@ -68,7 +70,9 @@ def lanes(wanted: set[str]) -> dict[str, list[str]]:
                               else f'pytest -m "{OTHERS} and not ansible"')  # fmt: skip
     if "molecule" in wanted:
         if lab:
-            found["lab"].append(molecule("windows", "default", "winrm_setup", "firewall", "power_plan", local=False))
+            found["windows"].append(
+                molecule("windows", "default", "winrm_setup", "firewall", "power_plan", local=False)
+            )
         linux = molecule("linux", *(() if lab else ("default",)), "launch", "data_sync", "accelerate_config")
         found["roles"].append(apart(linux, network=True) if root else linux)
         found["index"].append(molecule("index", "uv_env"))
@@ -118,7 +122,7 @@ def end_all(running: list[Lane]) -> None:
             lane.end(sign)
         while any(lane.process.poll() is None for lane in running) and time.monotonic() - begun < seconds:
             time.sleep(0.1)
-    if any(lane.name == "lab" for lane in running):
+    if any(lane.name in ("lab", "windows") for lane in running):
         from windows_lab import SETTINGS
 
         for environment in (None, SETTINGS):  # molecule's, and that of the tests

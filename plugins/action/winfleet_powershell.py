@@ -24,9 +24,7 @@ class ActionModule(Action):
             "script": whole(Path(self._find_needle("files", path)), MODULES),
             "parameters": self.given.get("parameters") or {}, "error_action": "stop", "depth": 4,
         }  # fmt: skip
-        done: dict[str, Any] = self._execute_module(
-            module_name="ansible.windows.win_powershell", module_args=call, task_vars=self.variables
-        )
+        done = self.execute("ansible.windows.win_powershell", call)
         if "invocation" in done:
             done["invocation"]["module_args"] |= {"script": None, "path": path}
         errors = [str(error["exception"]["message"]) for error in done.get("error") or []]

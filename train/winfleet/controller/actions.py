@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
+from winfleet.controller.fetching import SLOW
 from winfleet.preflight.problems import Problem, error_text, sort_out
+
+KNOCK_SECONDS: Final = 3.0  # a SYN that is lost is sent again after 1 s
 
 
 class Action(ActionBase):
@@ -99,8 +103,15 @@ class Action(ActionBase):
         call = {"operation": operation, "home": self.given["home"], "arguments": dict(arguments)}
         if secrets:
             call["secrets"] = dict(secrets)
+        return self.execute("winfleet_host", call)
+
+    def execute(self, module: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Runs a module on the host; its answer. Raises AnsibleConnectionFailure soon for a Windows host that is not there."""
+        own = self._connection
+        if own.transport in SLOW and not own.connected and not self.variables.get(f"ansible_{own.transport}_proxy"):
+            knock(str(self.variables.get("ansible_host", self.name)), self.port)
         answer: dict[str, Any] = self._execute_module(
-            module_name="winfleet_host", module_args=call, task_vars=self.variables
+            module_name=module, module_args=dict(arguments), task_vars=self.variables
         )
         return answer
 
@@ -116,6 +127,21 @@ class Action(ActionBase):
         finally:
             self._remove_tmp_path(shell.tmpdir)
             shell.tmpdir = None
+
+
+def knock(address: str, port: int) -> None:
+    """Raises AnsibleConnectionFailure where nobody takes a connection there within KNOCK_SECONDS, in its own words.
+
+    A connection of its own may take much longer: the first sign-in of an account makes a profile.
+    """
+    try:
+        socket.create_connection((address, port), KNOCK_SECONDS).close()
+    except TimeoutError:
+        raise AnsibleConnectionFailure(
+            f"Connection to {address} timed out. (connect timeout={KNOCK_SECONDS:.0f})"
+        ) from None
+    except OSError as error:
+        raise AnsibleConnectionFailure(f"Failed to establish a new connection to {address}:{port}: {error}") from None
 
 
 def failed(answer: Mapping[str, Any]) -> bool:

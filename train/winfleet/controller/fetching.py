@@ -27,9 +27,7 @@ def bring(
 
     def task(asked: Mapping[str, Any]) -> dict[str, Any]:
         call = {"operation": operation, "home": action._task.args["home"], "arguments": dict(asked)}
-        answer: dict[str, Any] = action._execute_module(
-            module_name="winfleet_host", module_args=call, task_vars=task_vars
-        )
+        answer: dict[str, Any] = action.execute("winfleet_host", call)
         if "archive" in answer and "token" not in asked:
             action._connection.fetch_file(answer["archive"], str(archive))
             action._remove_tmp_path(answer["folder"])
