@@ -1,13 +1,14 @@
 #Requires -Version 5.1
 
-# Keeps a PC awake and fast while it is on mains: plan, timeouts, USB, PCI Express, hibernation. What was there before each
-# change goes to power.json, from which `absent` restores it. What runs on battery is never touched.
+# Keeps a PC awake and fast while it is on mains: timeouts, USB, PCI Express, and the plan where the PC has no battery, as a plan
+# counts on battery, too. What was there before each change goes to power.json, from which `absent` restores it.
+# Older versions changed the plan of laptops, and turned hibernation off for mains and battery: `present` takes that back.
 [CmdletBinding(SupportsShouldProcess)]
 param(
     [ValidateSet('present', 'absent')]
     [string] $State = 'present',
 
-    # the plan to use where the PC has it; PCs with Modern Standby have none but their own
+    # the plan to use where the PC has it and no battery; PCs with Modern Standby have none but their own
     [string] $Plan = '8c5e7fda-e8bf-4a96-9a85-a6e23a8c635c'
 )
 
@@ -77,7 +78,8 @@ function Test-Hibernation {
 }
 
 function Read-Earlier {
-    # What was there before us: plan, the plan we set, whether hibernation was on, values by "plan/subgroup/setting".
+    # What was there before us: plan, the plan we set, values by "plan/subgroup/setting", and that an older version turned
+    # hibernation off.
     [CmdletBinding()]
     param()
 
@@ -115,12 +117,16 @@ function Get-State {
 $plans = @(Get-Plan)
 $active = "$(($plans | Where-Object { $_.Active } | Select-Object -First 1).Id)"
 if (-not $active) { throw 'powercfg /list shows no active power plan' }
+$known = @($plans | ForEach-Object { $_.Id })
+$battery = @(Get-CimInstance -ClassName Win32_Battery).Count -gt 0
 $earlier = Read-Earlier
 $hibernation = Test-Hibernation
 $paths = @{}
+$outdated = $State -eq 'present' -and $earlier.hibernation -eq $true
 
 if ($State -eq 'present') {
-    $target = if ($Plan -in @($plans | ForEach-Object { $_.Id })) { $Plan } else { $active }
+    $theirs = $battery -and $active -eq $earlier.plan_set -and $earlier.plan -in $known
+    $target = if ($theirs) { $earlier.plan } elseif (-not $battery -and $Plan -in $known) { $Plan } else { $active }
     $values = Get-MainsValue -Id $target
     $before = Get-State -Active $active -Target $target -Values $values -Hibernation $hibernation
     foreach ($name in $settings.Keys) {
@@ -131,41 +137,40 @@ if ($State -eq 'present') {
             $values[$id] = 0
         }
     }
-    if ($active -ne $target) { $earlier.plan = $active; $earlier.plan_set = $target }
-    if ($hibernation) { $earlier.hibernation = $true }
+    if ($theirs) { $earlier.plan = $earlier.plan_set = $null }
+    elseif ($active -ne $target) { $earlier.plan = $active; $earlier.plan_set = $target }
     $activate = $target
-    $hibernate = $false
+    $hibernate = $hibernation -or $outdated
+    $earlier.hibernation = $null
 }
 else {
     # Only what is still as we set it: what somebody changed later is theirs.
-    $target = if ($earlier.plan_set -in @($plans | ForEach-Object { $_.Id })) { $earlier.plan_set } else { $active }
+    $target = if ($earlier.plan_set -in $known) { $earlier.plan_set } else { $active }
     $values = Get-MainsValue -Id $target
     $before = Get-State -Active $active -Target $target -Values $values -Hibernation $hibernation
     foreach ($path in @($earlier.values.Keys)) {
         $scheme, $sub, $id = $path -split '/'
-        if ($scheme -notin @($plans | ForEach-Object { $_.Id })) { continue }
+        if ($scheme -notin $known) { continue }
         $now = if ($scheme -eq $target) { $values } else { Get-MainsValue -Id $scheme }
         if ($now[$id] -eq 0) {
             $paths[$path] = $earlier.values[$path]
             if ($scheme -eq $target) { $values[$id] = $earlier.values[$path] }
         }
     }
-    $back = $earlier.plan -and $earlier.plan -in @($plans | ForEach-Object { $_.Id }) -and $active -eq $earlier.plan_set
+    $back = $earlier.plan -and $earlier.plan -in $known -and $active -eq $earlier.plan_set
     $activate = if ($back) { $earlier.plan } else { $active }
     $hibernate = $hibernation -or $earlier.hibernation -eq $true
 }
 
 $after = Get-State -Active $activate -Target $target -Values $values -Hibernation $hibernate
 $forget = $State -eq 'absent' -and (Test-Path -LiteralPath $file)
-$Ansible.Changed = $paths.Count -gt 0 -or $activate -ne $active -or $hibernate -ne $hibernation -or $forget
+$Ansible.Changed = $paths.Count -gt 0 -or $activate -ne $active -or $hibernate -ne $hibernation -or $outdated -or $forget
 if ($Ansible.Changed -and $PSCmdlet.ShouldProcess($target, 'Set power plan')) {
     if ($State -eq 'present') { Save-Note -Path $file -Note $earlier }
     foreach ($path in $paths.Keys) { Set-MainsValue -Path $path -Value $paths[$path] }
     # Values of the active plan count from its next activation on.
     $null = Invoke-Native -Program powercfg.exe -Arguments /setactive, $activate
-    if ($hibernate -ne $hibernation) {
-        $null = Invoke-Native -Program powercfg.exe -Arguments /hibernate, $(if ($hibernate) { 'on' } else { 'off' })
-    }
+    if ($hibernate -ne $hibernation) { $null = Invoke-Native -Program powercfg.exe -Arguments /hibernate, on }
     if ($forget) { Remove-Item -LiteralPath $file }
 }
 

@@ -356,7 +356,8 @@ function Get-CimInstance {
         'Win32_TimeZone' { $z = [TimeZoneInfo]::Local; [pscustomobject]@{ StandardName = $z.StandardName; Caption = $z.DisplayName; Bias = [int]$z.BaseUtcOffset.TotalMinutes } }
         'Win32_ComputerSystemProduct' { [pscustomobject]@{ Name = 'Double'; Vendor = 'Lab'; Version = '1'; UUID = '00000000-0000-4000-8000-000000000001'; IdentifyingNumber = 'LAB0001' } }
         'Win32_UserAccount' { [pscustomobject]@{ Name = [Environment]::UserName; Domain = [Environment]::MachineName; LocalAccount = $true; Disabled = $false } }
-        'Win32_Battery' { } 'Win32_Product' { } 'Win32_QuickFixEngineering' { } 'Win32_UserProfile' { } 'Win32_PageFileSetting' { } 'Win32_PageFileUsage' { }
+        'Win32_Battery' { foreach ($name in (Read-LabState).batteries | Where-Object { $_ }) { [pscustomobject]@{ Name = $name; BatteryStatus = [uint16]2; EstimatedChargeRemaining = [uint16]100 } } }
+        'Win32_Product' { } 'Win32_QuickFixEngineering' { } 'Win32_UserProfile' { } 'Win32_PageFileSetting' { } 'Win32_PageFileUsage' { }
         'Win32_Service' { foreach ($x in Get-Service) { [pscustomobject]@{ Name = $x.ServiceName; DisplayName = $x.DisplayName; State = "$($x.Status)"; StartMode = "$($x.StartType)"; ProcessId = 0 } } }
         'Win32_Process' { foreach ($x in Get-Process) { [pscustomobject]@{ ProcessId = $x.Id; Name = "$($x.ProcessName).exe"; CommandLine = $x.ProcessName; ParentProcessId = 0 } } }
         default { $PSCmdlet.WriteError((New-LabError 'Invalid class ' 'HRESULT 0x80041010,Microsoft.Management.Infrastructure.CimCmdlets.GetCimInstanceCommand' 'MetadataError' $ClassName)); return }
