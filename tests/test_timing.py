@@ -79,9 +79,9 @@ def test_who_works_less_waits_in_communication(tmp_path: Path, synchronous: bool
     assert second["compute_seconds"] > 0.7 * late
     longer = second["compute_seconds"] - first["compute_seconds"]
     assert first["communication_seconds"] == pytest.approx(longer, rel=0.3)
-    assert first["compute_seconds"] < late / 2
+    assert first["compute_seconds"] < 0.8 * second["compute_seconds"]
     if synchronous:
-        assert second["communication_seconds"] < late / 2
+        assert second["communication_seconds"] < 0.8 * first["communication_seconds"]
         assert first["gradient_bytes"] == (64 * 64 + 64) * 4
 
 
