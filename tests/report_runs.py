@@ -48,7 +48,7 @@ class Run:
     def _status(self, rank: int, name: str) -> dict[str, Any]:
         return {
             "run": "20261124-0745", "host": name, "machine_rank": rank, "state": "finished", "time": START + SECONDS + 0.4,
-            "started": START, "world_size": 2, "nodes": 2, "versions": {"python": "3.11.7", "torch": "2.13.0+cpu"},
+            "started": START, "world_size": 2, "versions": {"python": "3.11.7", "torch": "2.13.0+cpu"},
             "ranks": [{"rank": rank, "state": "ended", "step": 300, "steps": 300, "loss": 2.5, "exit_code": 0}],
             "cause": None, "events": [{"time": START + 2, "text": f"Rank {rank}/2 initialized"}],
         }  # fmt: skip

@@ -27,7 +27,7 @@ from winfleet.view.verdict import verdicts
 
 def made(**values: Any) -> Status:
     ranks = tuple(Rank(rank=rank, state="training", step=9, samples_per_second=50.0, **values) for rank in (0, 1))
-    return Status(run="r", host="pc1", machine_rank=0, state="finished", world_size=2, nodes=1, ranks=ranks)
+    return Status(run="r", host="pc1", machine_rank=0, state="finished", world_size=2, ranks=ranks)
 
 
 def test_ranks_that_train_apart_are_not_added_up() -> None:

@@ -26,7 +26,7 @@ LOOK_SECONDS: Final = 2.0  # how often the hosts compare where their ranks began
 ANSWER_SECONDS: Final = 1.5  # for rank 0's host to say whether it has a file
 MISSING: Final = re.compile(r"(?:No such file or directory|cannot find the (?:file|path) specified|찾을 수 없습니다)[^'\"\n]*['\"]([^'\"\n]+)['\"]")  # fmt: skip
 LACKS, HAS = "lacks", "has"  # keys in the agents' store
-LOG, OPTIMIZER = "log", "optimizer"  # what told where a rank began
+LOG, OPTIMIZER, ANEW = "log", "optimizer", "anew"  # what told where a rank began, and that it does so on purpose
 
 
 class GoingOn:
@@ -71,7 +71,7 @@ class GoingOn:
     def look(self, rendezvous: PlanRendezvous) -> None:
         """Called at each look of the agent: where the ranks of all hosts began, and whether this host has what another lacks."""
         ranks, now = self.board.status.ranks, time.monotonic()
-        self._top = max([self._top, *(rank.step for rank in ranks)])
+        self._top = max([self._top, *(rank.reached for rank in ranks)])
         if rendezvous.machine_rank == 0 and rendezvous.store.check([LACKS]):
             self._answer(rendezvous)
         if self.exchange is None or now - self._looked_at < LOOK_SECONDS:
@@ -103,8 +103,8 @@ class GoingOn:
                     "ProjectConfiguration(save_on_each_node=True), and that every rank loads, not rank 0 alone"
                 )
             if len(steps) == self.plan.world_size or (source == LOG and steps):
-                anew = not any(step for found in begun.values() for step in found.values())
-                if anew and self.reached:
+                anew = not any(step for found in begun.values() for step in found.values())  # ANEW is one of them
+                if anew and self.reached and self.plan.resume:
                     return self._say_anew(source)
                 return ""
         return ""
@@ -116,7 +116,10 @@ class GoingOn:
             if self.resume
             else "it has left no checkpoint that could be found: let it save one every some steps, and load the newest"
         )
-        return f"The script begins at step 0, {how}, although this run had reached {self.reached}: {what}"
+        return (
+            f"The script begins at step 0, {how}, although this run had reached {self.reached}: {what} "
+            "(fleet_resume: false says that it is meant so)"
+        )
 
     # -- a file that rank 0's host alone has
 
@@ -153,8 +156,8 @@ class GoingOn:
 
 
 def begun_by(rank: Rank) -> dict[str, int]:
-    """Where a rank began, as its log and its optimizer tell."""
-    found = {LOG: rank.begun, OPTIMIZER: rank.optimizer_begun}
+    """Where a rank began, as its log and its optimizer tell, and whether its script wanted to begin anew."""
+    found = {LOG: rank.begun, OPTIMIZER: rank.optimizer_begun, ANEW: 1 if rank.anew else None}
     return {source: step for source, step in found.items() if step is not None}
 
 
