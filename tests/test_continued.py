@@ -230,12 +230,13 @@ def test_a_script_that_begins_anew_is_named_unless_its_user_wants_that_and_its_s
     taken_by_now(pair, "output/checkpoints", "step_{:06d}")
 
     assert pair.launch(stop_at=3) == [3, 3]
-    assert claims(pair) == [
+    (said,) = claims(pair)
+    assert said == (
         f"The script begins at step 0, as the state of its optimizer tells, although this run had reached {reached}: let it "
         f"load output/checkpoints/{first}, which the variable WINFLEET_RESUME names (fleet_resume: false says that it is meant so)"
-    ]
+    )
     assert {path.name for path in folder.iterdir()} == {first, "step_000007"}
-    assert contents(folder / first) == kept
+    assert contents(folder / first).items() >= kept.items(), "pc2's random numbers have come"
 
     assert pair.launch(stop_at=3, resume=False) == [3, 3]
     assert claims(pair) == []
@@ -254,4 +255,4 @@ def test_trainer_that_is_told_to_begin_anew_is_not_named_and_its_stop_takes_a_ne
     assert pair.status(0).ranks[0].begun == 0
     assert claims(pair) == []
     assert {path.name for path in folder.iterdir()} == {first, "checkpoint-7"}
-    assert contents(folder / first) == kept
+    assert contents(folder / first).items() >= kept.items(), "pc2's random numbers have come"
