@@ -6,11 +6,14 @@ import json
 import math
 import random
 import re
+import shutil
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 from winfleet import report
+from winfleet.core.plan import Plan
 from winfleet.rehearsal.advice import predict_run
 from winfleet.rehearsal.allreduce import RingLink
 from winfleet.rehearsal.prediction import HostSpeed, Measured
@@ -126,6 +129,14 @@ def eventful(folder: Path) -> Run:
         predict_run(Measured(hosts=hosts, gradient_bytes=16 * 2**20, samples=8, link=link)).to_json()
     )
     return run
+
+
+def brought_home(folder: Path, plan: Plan, runs: Iterable[Path]) -> records.RunData:
+    """What the report knows of a real run; `runs` are the run's folders on the plan's hosts."""
+    for host, run in zip(plan.hosts, runs, strict=True):
+        shutil.copytree(run, folder / host.name, ignore=shutil.ignore_patterns("work"))
+    (folder / "plan.json").write_text(plan.to_json(), "utf-8")
+    return report.load(folder)
 
 
 class Page(HTMLParser):
