@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=2)
     parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
     parser.add_argument("--forgets", type=int, nargs="*", default=[], help="ranks that load nothing")
+    parser.add_argument("--weights-alone", action="store_true", help="of the checkpoint, as a new stage does")
     arguments = parser.parse_args()
     dist.init_process_group("gloo")
     rank, out = dist.get_rank(), Path("out")
@@ -31,9 +32,10 @@ def main() -> None:
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     start = 0
     if (found := sorted(out.glob("step_*"))) and rank not in arguments.forgets:
-        start = int(re.sub(r"\D", "", found[-1].name))
         model.load_state_dict(torch.load(found[-1] / "model.pt"))
-        optimizer.load_state_dict(torch.load(found[-1] / "optim.pt"))
+        if not arguments.weights_alone:
+            start = int(re.sub(r"\D", "", found[-1].name))
+            optimizer.load_state_dict(torch.load(found[-1] / "optim.pt"))
     names = [path.name for path in found]
     print(f"rank {rank} goes on after step {start}, of {names}, {os.environ.get('WINFLEET_RESUME')}", flush=True)
     if (out / "own.pt").exists():

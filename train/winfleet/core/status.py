@@ -88,6 +88,7 @@ class Rank:
     waits: bool = False  # whether that is a place where ranks wait for one another
     apart: str = ""  # how it trains apart from the others, one of APART_*
     anew: bool = False  # the script said that it does not go on from a checkpoint
+    loaded: bool = False  # it has read one, whatever it took of it
     stopped: bool = False
     cpu_percent: float | None = None
     memory_mib: float | None = None

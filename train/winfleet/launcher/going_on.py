@@ -26,7 +26,8 @@ LOOK_SECONDS: Final = 2.0  # how often the hosts compare where their ranks began
 ANSWER_SECONDS: Final = 1.5  # for rank 0's host to say whether it has a file
 MISSING: Final = re.compile(r"(?:No such file or directory|cannot find the (?:file|path) specified|찾을 수 없습니다)[^'\"\n]*['\"]([^'\"\n]+)['\"]")  # fmt: skip
 LACKS, HAS = "lacks", "has"  # keys in the agents' store
-LOG, OPTIMIZER, ANEW = "log", "optimizer", "anew"  # what told where a rank began, and that it does so on purpose
+LOG, OPTIMIZER = "log", "optimizer"  # what told where a rank began
+EXCUSED = "excused"  # it wants to begin anew, or has read a checkpoint and may take what it likes of it
 
 
 class GoingOn:
@@ -103,7 +104,7 @@ class GoingOn:
                     "ProjectConfiguration(save_on_each_node=True), and that every rank loads, not rank 0 alone"
                 )
             if len(steps) == self.plan.world_size or (source == LOG and steps):
-                anew = not any(step for found in begun.values() for step in found.values())  # ANEW is one of them
+                anew = not any(step for found in begun.values() for step in found.values())  # EXCUSED is one of them
                 if anew and self.reached and self.plan.resume:
                     return self._say_anew(source)
                 return ""
@@ -156,8 +157,8 @@ class GoingOn:
 
 
 def begun_by(rank: Rank) -> dict[str, int]:
-    """Where a rank began, as its log and its optimizer tell, and whether its script wanted to begin anew."""
-    found = {LOG: rank.begun, OPTIMIZER: rank.optimizer_begun, ANEW: 1 if rank.anew else None}
+    """Where a rank began, as its log and its optimizer tell, and whether that may be where it wants to begin."""
+    found = {LOG: rank.begun, OPTIMIZER: rank.optimizer_begun, EXCUSED: 1 if rank.anew or rank.loaded else None}
     return {source: step for source, step in found.items() if step is not None}
 
 
