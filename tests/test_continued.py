@@ -3,8 +3,6 @@
 import contextlib
 import json
 import shutil
-import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 from builders import pcs
 from conftest import ENVIRONMENT, SCRIPTS, patience, processes_with
+from programs import Forked
 from two_hosts import OFFLINE
 from winfleet.core.plan import Plan
 from winfleet.core.status import Rank, Status, StatusError, fetch, read_file
@@ -58,9 +57,16 @@ class Group:
             (run / "plan.json").write_text(plan.to_json())
             for log in run.glob("rank*.log"):
                 log.unlink()
-            command = [sys.executable, "-m", "winfleet.launch", "--plan", str(run / "plan.json"), "--machine-rank", str(host.machine_rank)]  # fmt: skip
-            launchers.append(subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL))
-        deadline = time.monotonic() + patience(90)
+            command = [
+                "-m",
+                "winfleet.launch",
+                "--plan",
+                str(run / "plan.json"),
+                "--machine-rank",
+                str(host.machine_rank),
+            ]
+            launchers.append(Forked(self.folder, *command, output=home / "launcher", environment=environment))
+        deadline = time.monotonic() + patience(150)
         while any(launcher.poll() is None for launcher in launchers) and time.monotonic() < deadline:
             ranks = list[Rank]()
             for host in self.hosts:  # as a controller that follows does
@@ -71,7 +77,7 @@ class Group:
             time.sleep(0.1)
         for launcher in launchers:
             launcher.kill()
-        return [launcher.wait() for launcher in launchers]
+        return [launcher.wait(10) for launcher in launchers]
 
     def events(self, host: int = 0) -> list[str]:
         return [event.text for event in self.status(host).events]

@@ -229,6 +229,14 @@ def test_lightning_goes_on_where_its_folders_hold_the_checkpoint(work: Path) -> 
     assert chosen(fitted(work, loggers=[logger]), **{NO_RESUME: "1"}) is None
 
 
+def test_lightnings_stop_takes_a_name_that_is_not_there_yet(work: Path) -> None:
+    (work / "checkpoints").mkdir()
+    made = fitted(work, current_epoch=1, global_step=20, save_checkpoint=lambda path: Path(path).touch())
+    assert [lightning.save(made) for _ in range(3)] == [True] * 3
+    names = {f"epoch=1-step=20{version}.ckpt" for version in ("", "-v1", "-v2")}
+    assert {path.name for path in (work / "checkpoints").iterdir()} == names
+
+
 def test_lightning_is_refused_on_pcs_with_unequal_numbers_of_gpus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
