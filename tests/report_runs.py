@@ -6,11 +6,14 @@ import json
 import math
 import random
 import re
+import shutil
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 from winfleet import report
+from winfleet.core.plan import Plan
 from winfleet.rehearsal.advice import predict_run
 from winfleet.rehearsal.allreduce import RingLink
 from winfleet.rehearsal.prediction import HostSpeed, Measured
@@ -48,7 +51,7 @@ class Run:
     def _status(self, rank: int, name: str) -> dict[str, Any]:
         return {
             "run": "20261124-0745", "host": name, "machine_rank": rank, "state": "finished", "time": START + SECONDS + 0.4,
-            "started": START, "world_size": 2, "nodes": 2, "versions": {"python": "3.11.7", "torch": "2.13.0+cpu"},
+            "started": START, "world_size": 2, "versions": {"python": "3.11.7", "torch": "2.13.0+cpu"},
             "ranks": [{"rank": rank, "state": "ended", "step": 300, "steps": 300, "loss": 2.5, "exit_code": 0}],
             "cause": None, "events": [{"time": START + 2, "text": f"Rank {rank}/2 initialized"}],
         }  # fmt: skip
@@ -126,6 +129,14 @@ def eventful(folder: Path) -> Run:
         predict_run(Measured(hosts=hosts, gradient_bytes=16 * 2**20, samples=8, link=link)).to_json()
     )
     return run
+
+
+def brought_home(folder: Path, plan: Plan, runs: Iterable[Path]) -> records.RunData:
+    """What the report knows of a real run; `runs` are the run's folders on the plan's hosts."""
+    for host, run in zip(plan.hosts, runs, strict=True):
+        shutil.copytree(run, folder / host.name, ignore=shutil.ignore_patterns("work"))
+    (folder / "plan.json").write_text(plan.to_json(), "utf-8")
+    return report.load(folder)
 
 
 class Page(HTMLParser):

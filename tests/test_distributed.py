@@ -27,7 +27,7 @@ from winfleet.view.verdict import verdicts
 
 def made(**values: Any) -> Status:
     ranks = tuple(Rank(rank=rank, state="training", step=9, samples_per_second=50.0, **values) for rank in (0, 1))
-    return Status(run="r", host="pc1", machine_rank=0, state="finished", world_size=2, nodes=1, ranks=ranks)
+    return Status(run="r", host="pc1", machine_rank=0, state="finished", world_size=2, ranks=ranks)
 
 
 def test_ranks_that_train_apart_are_not_added_up() -> None:
@@ -227,6 +227,14 @@ def test_lightning_goes_on_where_its_folders_hold_the_checkpoint(work: Path) -> 
     assert chosen(fitted(work, loggers=[logger]), "last") == "last"
     assert chosen(fitted(work, loggers=[logger]), given=False) is None
     assert chosen(fitted(work, loggers=[logger]), **{NO_RESUME: "1"}) is None
+
+
+def test_lightnings_stop_takes_a_name_that_is_not_there_yet(work: Path) -> None:
+    (work / "checkpoints").mkdir()
+    made = fitted(work, current_epoch=1, global_step=20, save_checkpoint=lambda path: Path(path).touch())
+    assert [lightning.save(made) for _ in range(3)] == [True] * 3
+    names = {f"epoch=1-step=20{version}.ckpt" for version in ("", "-v1", "-v2")}
+    assert {path.name for path in (work / "checkpoints").iterdir()} == names
 
 
 def test_lightning_is_refused_on_pcs_with_unequal_numbers_of_gpus(

@@ -17,9 +17,11 @@ from conftest import ENVIRONMENT, SCRIPTS, patience, processes_with, wait_until
 from launchers import BARE, ENDLESS, LAUNCH, Launch, auto, copied, launch
 from programs import run_ranks
 from prometheus_client.parser import text_string_to_metric_families
+from report_runs import brought_home
 from winfleet.core.plan import Plan, choose_backend
 from winfleet.core.status import Status, StatusError, fetch
 from winfleet.runs.environment import prepare_environment
+from winfleet.view.speed import speed_of
 from winfleet.view.verdict import find_culprit
 
 __all__ = ["copied", "launch"]  # fixtures
@@ -256,7 +258,7 @@ def test_ranks_that_do_not_end_are_ended_after_the_grace_period(launch: Launch) 
     assert "ranks did not reach the end of a step within 1 s and were ended" in said
 
 
-def test_memory_that_runs_out_on_one_host_halves_the_batch_on_both_down_to_one(launch: Launch) -> None:
+def test_memory_that_runs_out_on_one_host_halves_the_batch_on_both_down_to_one(launch: Launch, copied: Path) -> None:
     # from step 3 on rank 1 has room for no sample at all; it stays, so that rank 0 hears nothing, as with gloo on Windows
     memory = [str(SCRIPTS / "small_gpu.py"), "1", "2", "0", "60"]
     cluster = launch([1, 1], *memory, str(SCRIPTS / "like_trainer.py"), "--per_device_train_batch_size", "2")
@@ -272,6 +274,15 @@ def test_memory_that_runs_out_on_one_host_halves_the_batch_on_both_down_to_one(l
             "OOM on rank 1 of pc2 at step 2: per_device_train_batch_size 2 -> 1, gradient_accumulation_steps 1 -> 2; "
             "all ranks start again from the beginning, unless the script finds a checkpoint of its own"
         )
+    run = brought_home(copied / "home", cluster.plan, [cluster.runs(machine_rank) for machine_rank in (0, 1)])
+    for track in run.metrics:
+        before, after = ([point for point in track.samples if point.segment == (0, number)] for number in (1, 2))
+        assert before[0].x == after[0].x == 1, "the same samples, and the same weights"
+        assert before[0].values[0] == pytest.approx(after[0].values[0], rel=1e-5)
+        paces = [(point.values[1], point.values[6]) for point in track.samples if point.values[6]]
+        assert [samples for samples, _ in paces] == pytest.approx([2 * (steps or 0.0) for _, steps in paces], rel=0.01)
+    assert len(paces) == 2, "of rank 1 before and after, in micro-batches of two samples and of one"
+    assert speed_of(run).unit == "samples/s"
     cause = cluster.status(1)["cause"]
     assert (cause["host"], cause["rank"]) == ("pc2", 1)
     assert cause["text"].startswith("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB")

@@ -2,12 +2,22 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import SCRIPTS
+from programs import output_of
+from report_runs import brought_home
 from two_hosts import TwoHosts
+from winfleet import report
+from winfleet.core.plan import Plan
+from winfleet.rank.trial import Trial
+from winfleet.rehearsal import summary
+from winfleet.rehearsal.controller import Outcome, Rehearsed
+from winfleet.rehearsal.links import Link
+from winfleet.view.speed import speed_of
 
 FOLDER = SCRIPTS / "libraries"
 
@@ -114,6 +124,27 @@ def test_nanogpts_own_division_and_scaling_are_undone(tmp_path: Path) -> None:
         assert (rank["samples_per_second"], rank["micro_batches"], rank["step"], rank["apart"]) == (None, 4, 12, "")
         assert rank["steps_per_second"] > 1
     assert "Not distributed" not in said
+
+    (hosts.work(1) / "validated.py").write_text(
+        "import runpy, torch\nwith torch.no_grad():\n    list(torch.utils.data.DataLoader(range(6), 3))\nrunpy.run_path('train.py')\n"
+    )
+    told = {"WINFLEET_TRIAL": "3", "WINFLEET_TRIAL_FILE": str(tmp_path / "trial.json")}
+    output_of(sys.executable, "-m", "winfleet.runner", "validated.py", folder=hosts.work(1), environment=told)
+    trial = Trial.parse(json.loads((tmp_path / "trial.json").read_text("utf-8")))
+    assert trial
+    assert (trial.samples, trial.accumulation) == (0, 4), "what a validation draws is no training's batch"
+    plan = Plan.load(hosts.run_folder(1) / "plan.json")
+    link = Link(source="pc1", target="pc2", bytes_per_second=1e8, round_trip_seconds=2e-4)
+    measured = Rehearsed(links=(link,), trials={"CPU": trial})
+    prediction = summary.predict_plan(plan, measured)
+    assert prediction
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "prediction.json").write_text(prediction.to_json(), "utf-8")
+    run = brought_home(tmp_path / "home", plan, [hosts.run_folder(number) for number in (1, 2)])
+    for text in (summary.describe(plan, Outcome(measured=measured), prediction), report.render(run)):
+        assert re.search(r"[Ss]teps(/s| per second)", text)
+        assert not re.search(r"[Ss]amples(/s| per second)", text)
+    assert speed_of(run).value == pytest.approx(min(track.mean[6] or 0.0 for track in run.metrics))
 
 
 def test_accelerates_stop_is_named_as_the_script_names_so_that_it_goes_on_there(tmp_path: Path) -> None:

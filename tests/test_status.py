@@ -14,7 +14,7 @@ from winfleet.core.status import Cause, Event, Rank, Status, StatusError, parse
 from winfleet.view.table import table
 
 NEEDED: dict[str, Any] = {
-    "run": "r", "host": "pc1", "machine_rank": 0, "state": "running", "world_size": 2, "nodes": 2,
+    "run": "r", "host": "pc1", "machine_rank": 0, "state": "running", "world_size": 2,
 }  # fmt: skip
 
 

@@ -180,7 +180,7 @@ def test_shares_of_a_loss_are_added(tmp_path: Path) -> None:
 
 def test_without_a_dataloader_steps_are_shown() -> None:
     ranks = tuple(Rank(rank=rank, state="training", step=9, steps=19, steps_per_second=2.5) for rank in (0, 1))
-    shown = Status(run="r", host="pc1", machine_rank=0, state="running", world_size=2, nodes=1, ranks=ranks)
+    shown = Status(run="r", host="pc1", machine_rank=0, state="running", world_size=2, ranks=ranks)
     assert progress_line([shown]) == "step 9/19 · 2.5 steps/s · 0:04 left · 2/2 ranks up"
     assert "steps/s" in table([shown])
     assert "samples/s" not in table([shown])
@@ -191,5 +191,5 @@ def test_the_loss_is_the_scripts_own_where_one_rank_alone_logs() -> None:
         Rank(rank=0, state="training", step=9, loss=6.5, loss_told=True),
         Rank(rank=1, state="training", step=9, loss=1.6),
     )
-    shown = Status(run="r", host="pc1", machine_rank=0, state="running", world_size=2, nodes=1, ranks=ranks)
+    shown = Status(run="r", host="pc1", machine_rank=0, state="running", world_size=2, ranks=ranks)
     assert progress_line([shown]) == "step 9 · loss 6.500 · 2/2 ranks up"

@@ -36,7 +36,7 @@ def rank(number: int, **values: Any) -> Rank:
 
 def host(number: int, *ranks: Rank, **values: Any) -> Status:
     made = {"run": "r1", "host": f"pc{number}", "machine_rank": number - 1, "state": "running", "world_size": 4,
-            "nodes": 2, "time": 5.0}  # fmt: skip
+            "time": 5.0}  # fmt: skip
     return Status(**{**made, "ranks": ranks, **values})
 
 
@@ -164,7 +164,7 @@ def hostile() -> Status:
     ranks = [{"rank": number, "state": ESCAPES, "place": ESCAPES, "step": 2**62, "loss": 1e299, "moves": "x", "waits": 1,
               "gpu_celsius": [], "beat": -1e299, "data_seconds": -1e299} for number in range(50)]  # fmt: skip
     return parse(json.dumps({
-        "run": ESCAPES + "\nRun r2: fine", "host": ESCAPES * 50, "machine_rank": 0, "state": "running", "world_size": 2**62, "nodes": 1,
+        "run": ESCAPES + "\nRun r2: fine", "host": ESCAPES * 50, "machine_rank": 0, "state": "running", "world_size": 2**62,
         "ranks": [*ranks, 7, None], "ports": ["ssh", 2**70, 29500], "connections": {ESCAPES: 1, "x": -1, "y": "z"},
         "events": [{"time": 1e299, "text": ESCAPES * 9000, "kind": ESCAPES}],
     }))  # fmt: skip

@@ -1,6 +1,8 @@
-"""Plain torch that saves as many scripts do: rank 0 alone writes a numbered folder and last.pt, each rank its state of random numbers.
+"""Plain torch that saves as many scripts do: rank 0 alone writes a numbered folder and last.pt, each rank its state of random numbers
+and, under a name that all have, its own number.
 
-Loads the folder with the highest number, whichever host it is on. Fails at --fail-step, on rank 1.
+Loads the folder with the highest number, whichever host it is on. Fails at --fail-step, on rank 1, unless it went on from the
+checkpoint before that step.
 """
 
 import argparse
@@ -18,7 +20,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--every", type=int, default=5)
     parser.add_argument("--fail-step", type=int, default=0)
+    parser.add_argument("--batch_size", type=int, default=2)
+    parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
     parser.add_argument("--forgets", type=int, nargs="*", default=[], help="ranks that load nothing")
+    parser.add_argument("--weights-alone", action="store_true", help="of the checkpoint, as a new stage does")
     arguments = parser.parse_args()
     dist.init_process_group("gloo")
     rank, out = dist.get_rank(), Path("out")
@@ -27,20 +32,27 @@ def main() -> None:
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     start = 0
     if (found := sorted(out.glob("step_*"))) and rank not in arguments.forgets:
-        start = int(re.sub(r"\D", "", found[-1].name))
         model.load_state_dict(torch.load(found[-1] / "model.pt"))
-        optimizer.load_state_dict(torch.load(found[-1] / "optim.pt"))
+        if not arguments.weights_alone:
+            start = int(re.sub(r"\D", "", found[-1].name))
+            optimizer.load_state_dict(torch.load(found[-1] / "optim.pt"))
     names = [path.name for path in found]
     print(f"rank {rank} goes on after step {start}, of {names}, {os.environ.get('WINFLEET_RESUME')}", flush=True)
+    if (out / "own.pt").exists():
+        print(f"rank {rank} has the own.pt of rank {torch.load(out / 'own.pt')}", flush=True)
     dist.barrier()
     for step in range(start + 1, arguments.steps + 1):
-        model(torch.rand(2, 4)).pow(2).mean().backward()
+        for _ in range(arguments.gradient_accumulation_steps):
+            (
+                model(torch.rand(arguments.batch_size, 4)).pow(2).mean() / arguments.gradient_accumulation_steps
+            ).backward()
         optimizer.step()
         optimizer.zero_grad()
         if step % arguments.every == 0:
             folder = out / f"step_{step:06d}"
             folder.mkdir(parents=True, exist_ok=True)
             torch.save(torch.get_rng_state(), folder / f"rng_{rank}.pt")
+            torch.save(rank, out / "own.pt")
             if rank == 0:
                 torch.save(model.state_dict(), folder / "model.pt")
                 torch.save(optimizer.state_dict(), folder / "optim.pt")
@@ -48,7 +60,7 @@ def main() -> None:
                 with Path("results.csv").open("a") as table:
                     table.write(f"{step}\n")
             dist.barrier()
-        if step == arguments.fail_step and rank == 1:
+        if step == arguments.fail_step and rank == 1 and start < step - arguments.every:
             raise ValueError("on purpose")
         time.sleep(0.01)
     time.sleep(3)  # for the launchers to compare where ranks began

@@ -35,14 +35,13 @@ from winfleet.core.plan import (
     choose_backend,
 )
 from winfleet.core.reading import plain
-from winfleet.core.status import STOP_AT, STOPPING, Cause, describe_failure
+from winfleet.core.status import STOP_AT, STOPPING, Cause, describe_failure, read_file
 from winfleet.launcher.board import Board
 from winfleet.launcher.console import shared_with
 from winfleet.machine.hardware import gpu_names
 from winfleet.machine.ports import bind_error, owner_of
 from winfleet.machine.windows import end_children_with_me, keep_awake
 from winfleet.runs.environment import prepare_environment, take_secrets
-from winfleet.runs.state import step_of
 from winfleet.runs.work import changed_sources, enter_work, fill_in
 
 log = logging.getLogger("winfleet")
@@ -135,7 +134,8 @@ def launch(plan: Plan, host: Host, folder: Path, ports: Ports, *, console: bool)
     left = [folder / name for name in ("stop", STOPPING, STOP_AT)]
     for stale in [*left, *folder.glob("rank*.json"), *folder.glob("rank*.stack.txt")]:
         stale.unlink(missing_ok=True)
-    reached = step_of(folder)
+    earlier = read_file(folder / "status.json")
+    reached = max((rank.reached for rank in earlier.ranks), default=0) if earlier else 0
     board = Board(plan, host, folder, console=console)
 
     def say(text: str) -> None:

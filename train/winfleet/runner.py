@@ -24,7 +24,7 @@ from winfleet.libraries import install
 from winfleet.rank.aside import hide
 from winfleet.rank.meter import Meter
 from winfleet.rank.oom import MAX_SIZES, Note, is_out_of_memory
-from winfleet.rank.optimizer_steps import watch_optimizers
+from winfleet.rank.optimizer_steps import watch_loads, watch_optimizers
 from winfleet.rank.own_copy import watch_writes
 from winfleet.rank.process import bind_gloo, die_with_launcher, force_backend
 from winfleet.rank.spawning import refusal, starts_ranks, watch_spawning
@@ -92,6 +92,7 @@ def main() -> None:
     watch_waits(meter.clock)
     watch_torch(meter, stopper)
     watch_optimizers(meter)
+    watch_loads(meter)
     meter.together.watch()
     install(meter, stopper)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 or os.environ.get("WINFLEET_TRIAL"):

@@ -87,6 +87,8 @@ class Rank:
     place: str | None = None  # where it stands while it does not move: train.py:88 in main, in all_reduce
     waits: bool = False  # whether that is a place where ranks wait for one another
     apart: str = ""  # how it trains apart from the others, one of APART_*
+    anew: bool = False  # the script said that it does not go on from a checkpoint
+    loaded: bool = False  # it has read one, whatever it took of it
     stopped: bool = False
     cpu_percent: float | None = None
     memory_mib: float | None = None
@@ -98,6 +100,11 @@ class Rank:
     gpu_max_mhz: float | None = None  # and at most
     beat: float | None = None  # unix seconds
     exit_code: int | None = None
+
+    @property
+    def reached(self) -> int:
+        """Its step, counted from the run's first one also where the optimizer's state alone tells what was done before."""
+        return self.step if self.begun is not None else self.step + (self.optimizer_begun or 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,7 +147,6 @@ class Status:
     machine_rank: int
     state: str
     world_size: int
-    nodes: int
     gpus: bool = False
     generation: int = 1
     time: float = 0.0

@@ -52,7 +52,7 @@ class Board:
         self.plan, self.host, self.folder, self.console = plan, host, folder, console
         self.status = Status(
             run=plan.run, host=host.name, machine_rank=host.machine_rank, state="starting",
-            world_size=plan.world_size, nodes=len(plan.hosts), gpus=bool(host.gpus), started=time.time(),
+            world_size=plan.world_size, gpus=bool(host.gpus), started=time.time(),
             launcher_pid=os.getpid(), versions=versions(),
             ranks=tuple(Rank(rank=host.first_rank + n, local_rank=n) for n in range(host.processes)),
         )  # fmt: skip

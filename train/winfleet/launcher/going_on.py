@@ -27,6 +27,7 @@ ANSWER_SECONDS: Final = 1.5  # for rank 0's host to say whether it has a file
 MISSING: Final = re.compile(r"(?:No such file or directory|cannot find the (?:file|path) specified|찾을 수 없습니다)[^'\"\n]*['\"]([^'\"\n]+)['\"]")  # fmt: skip
 LACKS, HAS = "lacks", "has"  # keys in the agents' store
 LOG, OPTIMIZER = "log", "optimizer"  # what told where a rank began
+EXCUSED = "excused"  # it wants to begin anew, or has read a checkpoint and may take what it likes of it
 
 
 class GoingOn:
@@ -71,7 +72,7 @@ class GoingOn:
     def look(self, rendezvous: PlanRendezvous) -> None:
         """Called at each look of the agent: where the ranks of all hosts began, and whether this host has what another lacks."""
         ranks, now = self.board.status.ranks, time.monotonic()
-        self._top = max([self._top, *(rank.step for rank in ranks)])
+        self._top = max([self._top, *(rank.reached for rank in ranks)])
         if rendezvous.machine_rank == 0 and rendezvous.store.check([LACKS]):
             self._answer(rendezvous)
         if self.exchange is None or now - self._looked_at < LOOK_SECONDS:
@@ -103,8 +104,8 @@ class GoingOn:
                     "ProjectConfiguration(save_on_each_node=True), and that every rank loads, not rank 0 alone"
                 )
             if len(steps) == self.plan.world_size or (source == LOG and steps):
-                anew = not any(step for found in begun.values() for step in found.values())
-                if anew and self.reached:
+                anew = not any(step for found in begun.values() for step in found.values())  # EXCUSED is one of them
+                if anew and self.reached and self.plan.resume:
                     return self._say_anew(source)
                 return ""
         return ""
@@ -116,7 +117,10 @@ class GoingOn:
             if self.resume
             else "it has left no checkpoint that could be found: let it save one every some steps, and load the newest"
         )
-        return f"The script begins at step 0, {how}, although this run had reached {self.reached}: {what}"
+        return (
+            f"The script begins at step 0, {how}, although this run had reached {self.reached}: {what} "
+            "(fleet_resume: false says that it is meant so)"
+        )
 
     # -- a file that rank 0's host alone has
 
@@ -153,8 +157,8 @@ class GoingOn:
 
 
 def begun_by(rank: Rank) -> dict[str, int]:
-    """Where a rank began, as its log and its optimizer tell."""
-    found = {LOG: rank.begun, OPTIMIZER: rank.optimizer_begun}
+    """Where a rank began, as its log and its optimizer tell, and whether that may be where it wants to begin."""
+    found = {LOG: rank.begun, OPTIMIZER: rank.optimizer_begun, EXCUSED: 1 if rank.anew or rank.loaded else None}
     return {source: step for source, step in found.items() if step is not None}
 
 

@@ -12,7 +12,7 @@ import torch
 
 from winfleet.libraries.resume import Resume
 from winfleet.rank.meter import Meter
-from winfleet.rank.stopper import Stopper, agree
+from winfleet.rank.stopper import Stopper, agree, is_taken, of_all
 
 NUMBERED: Final = re.compile(r"(?P<before>.*?)(?P<number>\d+)(?P<after>\D*)")
 
@@ -142,7 +142,7 @@ def save(accelerator: Any, names: Names) -> bool:
         _save_automatically(accelerator, settings)
     elif names.saved_at is None or names.saved_at != names.meter.count:  # else the script has just saved it
         path = names.folder / agree(names.name())
-        if agree(path.exists()):
+        if is_taken(path):
             return False
         accelerator.save_state(str(path))
     accelerator.wait_for_everyone()
@@ -153,7 +153,7 @@ def _save_automatically(accelerator: Any, settings: Any) -> None:
     """As save_state() does, but an older checkpoint is neither removed for it nor in its way."""
     folder = Path(accelerator.project_dir, "checkpoints")
     taken = [int(found[0]) for path in folder.glob("checkpoint_*") if (found := re.search(r"\d+$", path.name))]
-    settings.iteration = agree(max([settings.iteration - 1, *taken]) + 1)
+    settings.iteration = max(of_all(max([settings.iteration - 1, *taken]))) + 1
     limit, settings.total_limit = settings.total_limit, None
     try:
         accelerator.save_state()

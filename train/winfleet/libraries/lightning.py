@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from winfleet.libraries.resume import Resume, read_plan, refused
 from winfleet.rank.meter import Meter
-from winfleet.rank.stopper import Stopper, agree
+from winfleet.rank.stopper import Stopper, agree, is_taken
 
 SUFFIX: Final = ".ckpt"
 ARGUMENTS: Final = (
@@ -44,6 +44,7 @@ def hook(module: Any, meter: Meter, stopper: Stopper, resume: Resume) -> None:
         check_devices(self.num_devices, self.num_nodes)
         kwargs |= zip(ARGUMENTS, args, strict=False)
         given = kwargs.get("ckpt_path")
+        meter.values["anew"] = given is False
         kwargs["ckpt_path"] = choose(given, self, resume)
         watcher = next((one for one in self.callbacks if isinstance(one, callback_class)), None)
         if watcher is None:
@@ -175,10 +176,10 @@ def save(trainer: Any) -> bool:
     if folder is None:
         place = Path(trainer.log_dir) if trainer.loggers and trainer.log_dir else Path(trainer.default_root_dir)
         folder = place / "checkpoints"
-    name, version = f"epoch={trainer.current_epoch}-step={step}", 0
-    while (path := folder / f"{name}{f'-v{version}' if version else ''}{SUFFIX}").exists():
+    stem, version = agree(str(folder / f"epoch={trainer.current_epoch}-step={step}")), 0
+    while is_taken(path := Path(f"{stem}{f'-v{version}' if version else ''}{SUFFIX}")):
         version += 1
-    trainer.save_checkpoint(agree(str(path)))
+    trainer.save_checkpoint(str(path))
     return True
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from winfleet.libraries.resume import Resume, refused
 from winfleet.rank.meter import Meter
-from winfleet.rank.stopper import Stopper, agree
+from winfleet.rank.stopper import Stopper, is_taken
 
 STATE: Final = "trainer_state.json"  # without which train() cannot go on
 ARGUMENTS: Final = ("resume_from_checkpoint", "trial", "ignore_keys_for_eval")  # of train()
@@ -22,6 +22,7 @@ def hook(module: Any, meter: Meter, stopper: Stopper, resume: Resume) -> None:
 
     def watched_train(self: Any, *args: Any, **kwargs: Any) -> Any:
         kwargs |= zip(ARGUMENTS, args, strict=False)
+        meter.values["anew"] = kwargs.get(ARGUMENTS[0]) is False
         kwargs[ARGUMENTS[0]] = choose(kwargs.get(ARGUMENTS[0]), self, resume, kwargs.get("trial"))
         if not any(isinstance(one, callback_class) for one in self.callback_handler.callbacks):
             self.add_callback(callback_class(Watch(self, meter, stopper)))
@@ -76,7 +77,7 @@ class Watch:
     def _ask(self, state: Any, control: Any) -> bool:
         """Has Trainer save at once, where it saves anyhow or the name is free."""
         args = self.trainer.args
-        if not control.should_save and agree(Path(args.output_dir, f"checkpoint-{state.global_step}").exists()):
+        if not control.should_save and is_taken(Path(args.output_dir, f"checkpoint-{state.global_step}")):
             return False
         # Nothing is rotated away for a stop, and what it saves is enough to go on from. The process ends behind it.
         for name, value in (("save_total_limit", None), ("save_only_model", False)):

@@ -1,9 +1,12 @@
-"""How many steps an optimizer had done before this process, as its state tells: more than none where a checkpoint was loaded."""
+"""What tells where a script goes on: the steps that its optimizer had done before this process, and whether it loads a checkpoint."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import weakref
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,3 +35,19 @@ def watch_optimizers(meter: Meter) -> None:
                 meter.values["optimizer_begun"] = max(before, meter.values.get("optimizer_begun") or 0)
 
     register_optimizer_step_post_hook(stepped)
+
+
+def watch_loads(meter: Meter) -> None:
+    """Notes whether the script reads a file of torch's in the folder in which it begins, data/ apart."""
+    load, work = torch.load, Path.cwd()
+
+    @functools.wraps(load)
+    def watched_load(f: Any, *args: Any, **kwargs: Any) -> Any:
+        loaded = load(f, *args, **kwargs)
+        with contextlib.suppress(Exception):  # a note must never end a training
+            path = Path(os.path.abspath(getattr(f, "name", f)))
+            if path.is_relative_to(work) and not path.is_relative_to(work / "data"):
+                meter.values["loaded"] = True
+        return loaded
+
+    torch.load = watched_load

@@ -96,9 +96,28 @@ class Stopper:
         os._exit(0)
 
 
+def is_alone() -> bool:
+    """Whether there is no other rank to agree with."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
+
+
+def of_all(value: Any) -> list[Any]:
+    """What each rank has. Every rank must call it."""
+    if is_alone():
+        return [value]
+    values = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def is_taken(path: Path) -> bool:
+    """Whether any rank sees it: each host has a disk of its own. Every rank must call it."""
+    return any(of_all(path.exists()))
+
+
 def agree(value: Any) -> Any:
-    """What rank 0 has: files that it alone sees decide for all. Every rank must call it."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    """What rank 0 has: it decides for all. Every rank must call it."""
+    if is_alone():
         return value
     values = [value]
     nccl = "nccl" in dist.get_backend()

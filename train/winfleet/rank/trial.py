@@ -192,7 +192,8 @@ def watch(stopwatch: Stopwatch, batch_size: Callable[[Any], int]) -> None:
     def timed_next(self: Any) -> Any:
         begin = time.perf_counter()
         batch = following(self)
-        stopwatch.fetched(time.perf_counter() - begin, batch_size(batch), self._num_workers)
+        samples = batch_size(batch) if torch.is_grad_enabled() else 0  # else it is a validation's
+        stopwatch.fetched(time.perf_counter() - begin, samples, self._num_workers)
         return batch
 
     torch.Tensor.backward = timed_backward  # type: ignore[method-assign]

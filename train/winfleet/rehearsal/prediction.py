@@ -146,7 +146,6 @@ class Forecast:
     waiting_seconds: float  # what the slowest host takes more
     data_seconds: float
     network_seconds: float  # communication that nothing hides
-    hidden_seconds: float  # communication behind backward, which costs nothing
     step_seconds: float
     samples_per_second: float  # of all ranks; 0 where no DataLoader told samples
     speed_up: float  # against one rank alone on the fastest host
@@ -215,9 +214,8 @@ def predict(measured: Measured, ranks: int | None = None, ranks_per_host: int | 
     """The step of a run with so many ranks (default: the plan's). Raises PredictionError as lay_out() does."""
     hosts = lay_out(measured, measured.ranks if ranks is None else ranks, ranks_per_host)
     slowest = max(hosts, key=lambda host: host.alone_seconds(measured.accumulation))
-    ended, total = _all_reduces(measured, hosts, slowest.backward)
-    network = max(0.0, ended - slowest.backward)
-    return _forecast(measured, hosts, network, max(0.0, total - network))
+    ended = _all_reduces(measured, hosts, slowest.backward)
+    return _forecast(measured, hosts, max(0.0, ended - slowest.backward))
 
 
 def predict_averaging(measured: Measured, every: int) -> Forecast:
@@ -227,12 +225,11 @@ def predict_averaging(measured: Measured, every: int) -> Forecast:
     as gradients. Whether the training still converges as well is not predicted.
     """
     hosts = lay_out(measured, measured.ranks)
-    _, total = _all_reduces(measured, hosts, 0.0)
-    return _forecast(measured, hosts, total / every, 0.0)
+    return _forecast(measured, hosts, _all_reduces(measured, hosts, 0.0) / every)
 
 
-def _all_reduces(measured: Measured, hosts: Sequence[HostSpeed], backward: float) -> tuple[float, float]:
-    """When the last bucket's all-reduce ends, in seconds from backward's begin, and how long all of them take."""
+def _all_reduces(measured: Measured, hosts: Sequence[HostSpeed], backward: float) -> float:
+    """When the last bucket's all-reduce ends, in seconds from the begin of a backward pass of so many seconds."""
     ranks, buckets = sum(host.ranks for host in hosts), measured.buckets
     links = [measured.effective(measured.link, one_host=False)] if len(hosts) > 1 else []
     links += [measured.effective(measured.local, one_host=True)] if any(host.ranks > 1 for host in hosts) else []
@@ -244,10 +241,10 @@ def _all_reduces(measured: Measured, hosts: Sequence[HostSpeed], backward: float
     wire = [slowest(wire_seconds, size) for size in buckets]
     whole = sum(buckets)
     ready = [backward * (filled / whole) for filled in itertools.accumulate(buckets)]
-    return overlapped(ready, alone, wire), overlapped([0.0] * len(buckets), alone, wire)
+    return overlapped(ready, alone, wire)
 
 
-def _forecast(measured: Measured, hosts: Sequence[HostSpeed], network: float, hidden: float) -> Forecast:
+def _forecast(measured: Measured, hosts: Sequence[HostSpeed], network: float) -> Forecast:
     accumulation = measured.accumulation
     by_speed = sorted(hosts, key=lambda host: host.alone_seconds(accumulation))
     fastest, slowest = by_speed[0], by_speed[-1]
@@ -261,7 +258,7 @@ def _forecast(measured: Measured, hosts: Sequence[HostSpeed], network: float, hi
     alone = min(host.alone_seconds(accumulation) for host in measured.hosts)
     return Forecast(
         ranks=ranks, hosts=len(hosts), compute_seconds=compute, waiting_seconds=parts[SLOWEST_HOST],
-        data_seconds=parts[DATA], network_seconds=network, hidden_seconds=hidden, step_seconds=step_seconds,
+        data_seconds=parts[DATA], network_seconds=network, step_seconds=step_seconds,
         samples_per_second=ranks * accumulation * measured.samples / step_seconds,
         speed_up=ranks * alone / step_seconds,
         limit=loss if parts[loss] >= LOSS_SHARE * step_seconds else COMPUTE,

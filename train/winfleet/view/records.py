@@ -244,7 +244,7 @@ def _machine(folder: Path, plan: Plan, host: Host) -> Machine:
     ranks = range(host.first_rank, host.first_rank + host.processes)
     lost = Status(
         run=plan.run, host=host.name, machine_rank=host.machine_rank, state="lost", world_size=plan.world_size,
-        nodes=len(plan.hosts), ranks=tuple(Rank(rank=rank) for rank in ranks),
+        ranks=tuple(Rank(rank=rank) for rank in ranks),
     )  # fmt: skip
 
     def found(name: str) -> dict[int, str]:
