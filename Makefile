@@ -38,7 +38,7 @@ lint molecule pytest: $(VENV)/.dev  ## one part of it
 	@tests/packages.sh
 	@$(BIN)/python tests/run.py $@
 
-quick: $(VENV)/.dev  ## three minutes, for whoever edits: lint, types, and the tests that need neither lab nor Ansible
+quick: $(VENV)/.dev  ## three minutes, for whoever edits: lint, types, and the tests that need no lab and no Ansible and train nothing for long
 	@$(BIN)/python tests/run.py quick
 
 proofs: test  ## before an issue is closed: everything, then pytest beside four endless loops a core (an hour or more)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # About how long a test with such a fixture or marker takes.
 SECONDS = {"ansible": 10, "launch": 6, "copied": 3, "index": 3, "lab": 10}
+# Whole trainings and transfers, which `make quick` leaves out: two thirds of the time of what needs neither lab nor Ansible.
+LONG = {f"test_{name}.py" for name in ("continued", "joining", "launch", "libraries", "swarm", "train")}
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "tests" / "scripts"
@@ -62,6 +64,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("lab")
         if "fleet" in fixtures:
             item.add_marker("ansible")
+        if item.path.name in LONG:
+            item.add_marker("long")
         weight = sum(seconds for name, seconds in SECONDS.items() if name in fixtures or item.get_closest_marker(name))
         weights[item.path] = weights.get(item.path, 0) + weight
     items.sort(key=lambda item: -weights[item.path])

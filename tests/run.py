@@ -29,6 +29,7 @@ ENDING_SECONDS: Final = 60.0  # for tests to take away what they made, once they
 APART: Final = "unshare --pid --fork --kill-child --mount --mount-proc bash -c"
 MOUNTS: Final = "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns"
 OTHERS: Final = "not lab and not index"
+QUICK: Final = f"{OTHERS} and not ansible and not long"
 COUNTED: Final = re.compile(r"(\d+) (passed|failed|skipped|error)")
 
 
@@ -66,8 +67,9 @@ def lanes(wanted: set[str]) -> dict[str, list[str]]:
         found["lint"] += ["ruff check . && ruff format --check .", "mypy"]
         found["lint"] += ["ansible-lint --offline -q"] if "lint" in wanted else []
     if "quick" in wanted:
-        found["tests"].append(apart(f'pytest {workers} -m "{OTHERS} and not ansible"', network=False) if root
-                              else f'pytest -m "{OTHERS} and not ansible"')  # fmt: skip
+        found["tests"].append(
+            apart(f'pytest {workers} -m "{QUICK}"', network=False) if root else f'pytest -m "{QUICK}"'
+        )
     if "molecule" in wanted:
         if lab:
             found["windows"].append(
