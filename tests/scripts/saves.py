@@ -30,11 +30,14 @@ def main() -> None:
         start = int(re.sub(r"\D", "", found[-1].name))
         model.load_state_dict(torch.load(found[-1] / "model.pt"))
         optimizer.load_state_dict(torch.load(found[-1] / "optim.pt"))
+        torch.set_rng_state(torch.load(found[-1] / f"rng_{rank}.pt"))
     names = [path.name for path in found]
     print(f"rank {rank} goes on after step {start}, of {names}, {os.environ.get('WINFLEET_RESUME')}", flush=True)
     dist.barrier()
     for step in range(start + 1, arguments.steps + 1):
-        model(torch.rand(2, 4)).pow(2).mean().backward()
+        loss = model(torch.rand(2, 4)).pow(2).mean()
+        loss.backward()
+        print(f"LOSS {step} {loss.item():.6f}", flush=True)
         optimizer.step()
         optimizer.zero_grad()
         if step % arguments.every == 0:
@@ -51,7 +54,8 @@ def main() -> None:
         if step == arguments.fail_step and rank == 1:
             raise ValueError("on purpose")
         time.sleep(0.01)
-    time.sleep(3)  # for the launchers to compare where ranks began
+    if dist.get_world_size() > 1:
+        time.sleep(3)  # for the launchers to compare where ranks began
     dist.destroy_process_group()
 
 
