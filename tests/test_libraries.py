@@ -120,35 +120,31 @@ device, backend = 'cpu', 'gloo'
 
 
 def test_nanogpts_shape_goes_on_from_rank_0s_file_and_its_own_division_and_scaling_are_undone(tmp_path: Path) -> None:
-    hosts = nano(tmp_path / "stopped")
+    hosts = nano(tmp_path)
     hosts.run("config/train_cycle.py", stop_at=12)
     assert [(hosts.status(number)["state"], hosts.rank(number)["step"]) for number in (1, 2)] == [("stopped", 14)] * 2
     assert not (hosts.work(2) / "out-cycle").exists(), "rank 0's host alone has it"
     before = losses(hosts.log(1))
-    hosts.run("config/train_cycle.py", "--init_from=resume")
-    again = losses(hosts.log(1))
-    assert [hosts.rank(number)["optimizer_begun"] for number in (1, 2)] == [10, 10]
+    said = hosts.run("config/train_cycle.py", "--init_from=resume")
+    again, whole = losses(hosts.log(1)), losses(hosts.uninterrupted("config/train_cycle.py"))
     assert [next(iter(before)), next(iter(again)), next(reversed(again))] == ["0", "10", "23"]
+    assert whole["10"] < whole["0"] - 1, "nobody could begin anew unseen"
+    assert before | again == pytest.approx(whole, abs=0.05), (
+        "batches are others, as it does not keep its random numbers"
+    )
+    for number in (1, 2):
+        rank = hosts.rank(number)
+        assert rank["loss"] == pytest.approx(again["23"], abs=0.02)
+        assert (rank["samples_per_second"], rank["micro_batches"], rank["step"], rank["apart"]) == (None, 4, 14, "")
+        assert rank["optimizer_begun"] == 10
+        assert rank["steps_per_second"] > 1
+    assert "Not distributed" not in said
     assert not [event for event in hosts.events(1) if "begin" in event]
     assert "out-cycle/ckpt.pt" in hosts.home(1)
 
-    whole = nano(tmp_path / "whole")
-    said = whole.run("config/train_cycle.py")
-    printed = losses(whole.log(1))
-    assert printed["10"] < printed["0"] - 1, "nobody could begin anew unseen"
-    assert before | again == pytest.approx(printed, abs=0.05), (
-        "its batches are others, as it does not keep its random numbers"
-    )
-    for number in (1, 2):
-        rank = whole.rank(number)
-        assert rank["loss"] == pytest.approx(printed["23"], abs=0.02)
-        assert (rank["samples_per_second"], rank["micro_batches"], rank["step"], rank["apart"]) == (None, 4, 24, "")
-        assert rank["steps_per_second"] > 1
-    assert "Not distributed" not in said
-
 
 def test_accelerates_stop_is_named_as_the_script_names_so_that_it_goes_on_there(tmp_path: Path) -> None:
-    hosts = made(tmp_path / "stopped", "like_complete.py")
+    hosts = made(tmp_path, "like_complete.py")
     hosts.run(stop_at=24)  # in the second epoch
     step = hosts.rank(1)["step"]
     assert step == 26, "steps and not epochs"
@@ -158,13 +154,9 @@ def test_accelerates_stop_is_named_as_the_script_names_so_that_it_goes_on_there(
     assert [path.name for path in (hosts.work(2) / "out" / own.name).iterdir()] == ["random_states_1.pkl"]
     hosts.run("--resume", f"out/{own.name}")
     again = losses(hosts.log(1))
-    whole = made(tmp_path / "whole", "like_complete.py")
-    whole.run()
     assert next(iter(again)) == str(step + 1)
-    assert before | again == pytest.approx(losses(whole.log(1)), abs=1e-5)
-    assert whole.rank(1)["loss"] == pytest.approx(losses(whole.log(1))["60"], abs=1e-5), (
-        "and not the mean of both ranks"
-    )
+    assert before | again == pytest.approx(losses(hosts.uninterrupted()), abs=1e-5)
+    assert hosts.rank(1)["loss"] == pytest.approx(again["60"], abs=1e-5), "as the script prints it"
     newest = {f"out/epoch_2/{name}" for name in ("model.safetensors", "optimizer.bin", "random_states_0.pkl")}
     assert hosts.home(1) >= newest
     assert hosts.home(2) == {"out/epoch_2/random_states_1.pkl"}

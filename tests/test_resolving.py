@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 from small_index import SmallIndex, digest
 from uv import find_uv_bin
-from winfleet.environments.environment import index_strategy
+from winfleet.environments.environment import differences, index_strategy
 from winfleet.environments.lock import OURS, LockError
 from winfleet.environments.project import find_packages
 from winfleet.environments.resolving import Workers
@@ -204,6 +204,10 @@ def test_a_lock_of_its_own_stays_as_it_is_and_is_said(desk: Desk) -> None:
     (desk.project / "uv.lock").write_text(lock.replace("2.13.0", "2.9.1"))
     assert "uv.lock: torch 2.9.1 has no gloo on Windows" in desk.trouble()
     assert desk.find(workers=LINUX)["torch"] == "2.9.1"
+    (desk.project / "uv.lock").write_text(lock.replace("2.13.0", "2.13.0+cu130"))
+    found = desk.find()
+    assert found["torch"] == "2.13.0", "which build of it the workers' drivers say"
+    assert differences({"python": "3.11.9", "torch": "2.13.0+cpu"}, {"torch": found["direct"]["torch"]}, "3.11") == []
 
 
 def test_a_pyproject_without_a_lock_is_resolved_and_a_project_without_either_gets_our_own_lock(desk: Desk) -> None:

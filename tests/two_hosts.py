@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from conftest import ENVIRONMENT, wait_until
+from programs import run_ranks
 from winfleet.core.plan import Plan, lay_out_hosts
 from winfleet.core.status import StatusError, fetch
 from winfleet.host.outputs import pack
@@ -77,6 +79,13 @@ class TwoHosts:
             for launcher in launchers:
                 launcher.kill()
         return "\n".join((self.run_folder(number) / "said.txt").read_text("utf-8") for number in (1, 2))
+
+    def uninterrupted(self, *words: str) -> str:
+        """What both ranks print where nothing stops them, and no launcher is there."""
+        environment = {**ENVIRONMENT, **OFFLINE, "ACCELERATE_USE_CPU": "1"}
+        folder = self.folder / "uninterrupted"
+        shutil.copytree(self.folder / "pc1" / "code" / CODE, folder)
+        return run_ranks(folder, "train.py", *words, ranks=2, environment=environment)
 
     def reached(self, step: int) -> Callable[[], bool]:
         """Whether both ranks have done so many steps, or have ended before."""
