@@ -1,5 +1,6 @@
 """A project without a lock is resolved for its workers, against a small index of this machine; its troubles have their line."""
 
+import subprocess
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from winfleet.environments.environment import differences, index_strategy
 from winfleet.environments.lock import OURS, LockError
 from winfleet.environments.project import find_packages
 from winfleet.environments.resolving import Workers
+from winfleet.environments.wheels import Environment, download
 
 WINDOWS, LINUX = Workers(windows=True, python_version="3.11"), Workers(windows=False, python_version="3.11")
 BOTH = ("cp311-cp311-win_amd64", "cp311-cp311-manylinux_2_28_x86_64", "cp311-cp311-manylinux_2_28_aarch64")
@@ -156,6 +158,21 @@ def test_pure_source_is_built_once_into_a_wheel(desk: Desk) -> None:
     made = wheel.stat().st_ino
     assert desk.find("pure-source\n") == found
     assert wheel.stat().st_ino == made
+
+
+def test_windows_workers_without_internet_get_what_was_built_here_and_uv_takes_it_there(desk: Desk) -> None:
+    found = desk.find("pure-source\n")
+    wanted = Environment(
+        requirements=found["requirements"], torch=found["torch"], python_version="3.11", platform="win_amd64", built=Path(found["built"])
+    )  # fmt: skip
+    wheels, target = wanted.folder(desk.cache), desk.cache / "target"
+    download(wheels, wanted)
+    listed = desk.cache / "listed.txt"
+    listed.write_text(found["requirements"])
+    command = [find_uv_bin(), "pip", "sync", "--require-hashes", "--offline", "--no-index", "--find-links", str(wheels)]
+    subprocess.run([*command, "--python-platform", "windows", "--target", str(target), str(listed)], check=True)
+    assert (target / "pure_source.py").read_text() == "built = True\n"
+    assert [path.name for path in wheels.glob("torch-*")] == ["torch-2.13.0-cp311-cp311-win_amd64.whl"]
 
 
 def test_source_that_needs_a_compiler_is_named_for_windows_and_left_to_linux(desk: Desk) -> None:
