@@ -55,7 +55,8 @@ class TwoHosts:
             folder = self.run_folder(number)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "plan.json").write_text(plan.to_json(), "utf-8")
-            for old in (*folder.glob("rank*.log"), folder / "status.json"):
+            stale = [folder / "status.json"] if stop_at else []  # else it tells what the run had reached
+            for old in (*folder.glob("rank*.log"), *stale):
                 old.unlink(missing_ok=True)
             command = [sys.executable, "-m", "winfleet.launch", "--plan", str(folder / "plan.json"), "--machine-rank"]
             with (folder / "said.txt").open("wb") as said:
