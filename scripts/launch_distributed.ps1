@@ -2,8 +2,8 @@
 .SYNOPSIS
 Trains on all GPUs of this PC, without Ansible, Linux or administrator rights. 이 PC의 모든 GPU로 학습합니다.
 .DESCRIPTION
-Works from a checkout of the repository, or an unpacked zip of it. The first run makes the environment of train\uv.lock below
-C:\winfleet, or where that cannot be written, below %LOCALAPPDATA%\winfleet; later runs find it there. Without an NVIDIA GPU it
+Works from a checkout of the repository, or an unpacked zip of it. The first run makes the environment (of train\uv.lock; for a script
+of your own that of the uv.lock, requirements.txt or pyproject.toml in its folder) below C:\winfleet, or where that cannot be written, below %LOCALAPPDATA%\winfleet; later runs find it there. Without an NVIDIA GPU it
 trains on the CPU. Exit status: 0 finished, 1 failed, 2 nothing was started, 3 stopped.
 .PARAMETER Auto
 As many processes as this PC has GPUs. Several PCs: scripts\master_deploy.ps1.

@@ -3,12 +3,15 @@
 import base64
 import hashlib
 import http.server
+import importlib.metadata
 import io
 import tarfile
 import threading
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from winfleet.environments.lock import OURS
 
 BACKEND = '''
 import pathlib, zipfile
@@ -21,6 +24,17 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
         wheel.writestr("{file}-{version}.dist-info/RECORD", "")
     return name
 '''
+
+# A torch without GPUs, as far as it is asked before a training.
+TORCH = """
+__version__ = "2.13.0"
+class cuda:
+    device_count = staticmethod(lambda: 0)
+class ones:
+    def __init__(self, *size, device): pass
+    __matmul__ = lambda self, other: self
+    sum = lambda self: 64.0**3
+"""
 
 
 class SmallIndex:
@@ -67,6 +81,23 @@ class SmallIndex:
             return "\n".join(["<!DOCTYPE html><html><body>", *lines, "</body></html>"]).encode() if found else None
         archive = self.folder / path.rpartition("/")[2]
         return archive.read_bytes() if archive.is_file() else None
+
+    def fill(self) -> None:
+        """What winfleet needs, and some packages that a project may ask for."""
+        for name in OURS:
+            self.wheel(name, "7.0")
+        self.wheel("torch", "2.13.0", code=TORCH)
+        self.wheel("small-a", "1.0", "small-b<2")
+        self.wheel("small-b", "1.0")
+        self.source("pure-source", "1.5")
+
+    def wheel_of_this_python(self, name: str) -> None:
+        """A package as it is installed here."""
+        found = importlib.metadata.distribution(name)
+        with zipfile.ZipFile(self.folder / f"{name}-{found.version}-py3-none-any.whl", "w") as wheel:
+            for path in found.files or ():
+                if ".." not in path.parts and path.suffix != ".pyc":
+                    wheel.write(str(path.locate()), str(path))
 
     def wheel(
         self, name: str, version: str, *needs: str, tags: Sequence[str] = ("py3-none-any",), code: str = ""

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from builders import pcs
 from conftest import ENVIRONMENT, SCRIPTS, patience, processes_with
-from programs import Forked
-from two_hosts import OFFLINE
+from programs import Forked, run_ranks
+from two_hosts import OFFLINE, losses
 from winfleet.core.plan import Plan
 from winfleet.core.status import Rank, Status, StatusError, fetch, read_file
 from winfleet.host.outputs import pack
@@ -92,6 +92,10 @@ class Group:
         logs = [home / "runs" / "r1" / f"rank{rank}.log" for rank, home in enumerate(self.homes)]
         return [line for log in logs for line in log.read_text("utf-8").splitlines() if words in line]
 
+    def log(self, rank: int = 0) -> str:
+        """What a rank printed in the newest start."""
+        return (self.homes[rank] / "runs" / "r1" / f"rank{rank}.log").read_text("utf-8")
+
 
 @pytest.fixture
 def group(tmp_path: Path) -> Iterator[Callable[..., Group]]:
@@ -115,6 +119,7 @@ def test_a_checkpoint_is_whole_on_both_hosts_before_ranks_go_on_and_one_that_is_
     pair = group(2)
     assert pair.launch("--fail-step", "17") == [1, 1]
     first, second = pair.works
+    before = losses(pair.log())
     assert pair.begun() == [f"rank {rank} goes on after step 0, of [], None" for rank in (0, 1)]
     assert not [text for text in pair.events() if "heckpoint" in text], "a new run has nothing to compare"
     assert sorted(path.name for path in second.glob("out/*/*")) == ["rng_1.pt"] * 3, "rank 0's host alone has the rest"
@@ -138,6 +143,10 @@ def test_a_checkpoint_is_whole_on_both_hosts_before_ranks_go_on_and_one_that_is_
     aside = [work / "out" / "step_000015.incomplete" for work in pair.works]
     assert [sorted(contents(folder)) for folder in aside] == [["model.pt", "optim.pt", "rng_0.pt"], ["rng_1.pt"]]
     assert (aside[0] / "model.pt").read_bytes() == half
+    again = losses(pair.log())
+    assert [*again] == [str(step) for step in range(11, 23)]
+    alone = run_ranks(pair.folder, SCRIPTS / "saves.py", "--steps", "22", ranks=1, environment=ENVIRONMENT)
+    assert before | again == pytest.approx(losses(alone), abs=1e-5), "as if nothing had been: both ranks draw the same"
     one, other = (contents(work / "out" / "step_000010") for work in pair.works)
     assert one == other
     assert sorted(one) == ["model.pt", "optim.pt", "rng_0.pt", "rng_1.pt"]

@@ -127,7 +127,7 @@ def test_a_group_of_another_size_than_the_run_is_refused(monkeypatch: pytest.Mon
         SpawningError, match=r"init_process_group\(rank=3, world_size=2\)"
     ) as refused:  # yolo device=0,1
         check_group(3, 2)
-    assert "yolo gets no list of devices" in str(refused.value)
+    assert "yolo gets a device for each process of the run" in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,21 @@
 """Files that git ignores and a training needs: they are named before anything is sent, and sent by fleet_include."""
 
 import subprocess
+import sys
 from pathlib import Path, PurePosixPath
 
 import pytest
-from conftest import Fleet
+from conftest import ENVIRONMENT, Fleet
+from swarm_hosts import clusters
+from winfleet.core.plan import Plan, lay_out_hosts
 from winfleet.preflight.ignored import check_ignored
-from winfleet.transfer.folders import FolderError, list_files
+from winfleet.runs import work
+from winfleet.runs.record import outputs
+from winfleet.transfer.folders import SHORT, FolderError, digest, list_files, list_sent
 from winfleet.transfer.including import as_patterns, expression, is_secret
+from winfleet.transfer.job import Folder
+from winfleet.transfer.seeding import Share
+from winfleet.transfer.torrents import make_torrent
 
 IGNORED = "*.bin\n*.pkl\n*.pt\n.env\n*.pem\ninput.txt\nvenv/\nout-*/\nbig/\n__pycache__/\n"
 TRAIN = """\
@@ -144,6 +152,48 @@ def test_names_of_secrets_are_known() -> None:
         assert not is_secret(PurePosixPath(name)), name
     assert as_patterns("a, b/*.bin,") == as_patterns(["a", "b/*.bin"]) == ["a", "b/*.bin"]
     assert as_patterns("") == as_patterns(None) == []
+
+
+WRITES = """
+import numpy
+numpy.memmap("data/shakespeare_char/train.bin", mode="r+")[:3] = 7
+open("big/model.safetensors", "a").write("more")
+"""
+
+
+def test_large_ones_come_by_the_swarm_and_are_no_second_copy_that_a_script_could_change(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("libtorrent")
+    monkeypatch.setattr(work, "COPIED_BYTES", 1_000)
+    (project / "train.py").write_text(WRITES)
+    (project / "big" / "model.safetensors").write_bytes(bytes(3_000_000))
+    names = list_sent(project, "code", ["data/shakespeare_char/", "big/"])
+    whole = digest(project, names)
+    root = whole[:SHORT]
+    sent = Share(source=project, torrent=make_torrent(project, names, root), root=root)
+    with clusters(tmp_path) as make:
+        host = make(1)
+        home = host.folder / "pc1"
+        code, torrent = home / "code" / root, tmp_path / "torrent"
+        code.parent.mkdir(parents=True)
+        torrent.write_bytes(sent.torrent)
+        host.start("pc1", folders=(Folder(kind="code", target=str(code), expected=whole, torrent=str(torrent)),))
+        assert host.seed(sent)["pc1"].state == "whole"
+    large = ("data/shakespeare_char/train.bin", "big/model.safetensors")
+    hosts = lay_out_hosts([{"name": "pc1", "address": "127.0.0.1", "processes": 1}])
+    run = home / "runs" / "r"
+    run.mkdir(parents=True)
+    folder = work.prepare_work(Plan(run="r", command=("train.py",), hosts=hosts, code=root), run)
+    for name in large:
+        assert (folder / name).samefile(code / name) or work.clone(code / name, tmp_path / "copy")
+    assert not (folder / "train.py").samefile(code / "train.py")
+    environment = {**ENVIRONMENT, "WINFLEET_RUN_FOLDER": str(run), "RANK": "0", "WORLD_SIZE": "1"}
+    command = [sys.executable, "-m", "winfleet.runner", "train.py"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert digest(code, list_files(code, honour_git=False)) == whole
+    assert {path.relative_to(folder).as_posix() for path in outputs(home, run, root, None)} == {*large}
 
 
 def test_a_deployment_names_them_and_sends_what_is_asked_for(fleet: Fleet, project: Path) -> None:

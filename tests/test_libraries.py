@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from conftest import SCRIPTS
 from programs import output_of
 from report_runs import brought_home
-from two_hosts import TwoHosts
+from two_hosts import TwoHosts, losses
 from winfleet import report
 from winfleet.core.plan import Plan
 from winfleet.rank.trial import Trial
@@ -24,12 +25,6 @@ FOLDER = SCRIPTS / "libraries"
 
 def made(folder: Path, name: str) -> TwoHosts:
     return TwoHosts(folder, (FOLDER / name).read_text("utf-8"))
-
-
-def losses(text: str) -> dict[str, float]:
-    """What a script printed: LOSS <step> <loss>."""
-    found: list[tuple[str, str]] = re.findall(r"^LOSS ([\d ]+) (\S+)$", text, re.MULTILINE)
-    return {step: float(loss) for step, loss in found}
 
 
 def logged(text: str) -> dict[int, float]:
@@ -54,8 +49,8 @@ def test_trainer_stops_with_its_own_checkpoint_and_goes_on_as_if_nothing_had_bee
     assert stopped["loss"] == pytest.approx(4.55, abs=0.1), "not a quarter of it"
     assert stopped["samples_per_second"] == pytest.approx(8 * stopped["steps_per_second"], rel=0.01)
 
-    hosts.share("out")
-    hosts.run("--limit", "1", environment={"WINFLEET_RESUME": own})
+    assert not (hosts.work(2) / own / "optimizer.pt").exists(), "rank 0's host alone has it"
+    hosts.run("--limit", "1")
     said = hosts.log(1)
     assert (
         f"winfleet: goes on from {own}, the newest checkpoint of this run: Trainer.train(resume_from_checkpoint=...)"
@@ -64,6 +59,7 @@ def test_trainer_stops_with_its_own_checkpoint_and_goes_on_as_if_nothing_had_bee
     assert [hosts.rank(number)["begun"] for number in (1, 2)] == [step, step]
     assert [hosts.rank(number)["step"] for number in (1, 2)] == [24, 24]
     assert "BEHIND" in said
+    assert hosts.home(1) >= {"final/model.safetensors", "out/checkpoint-24/optimizer.pt"}
 
     whole = made(tmp_path / "whole", "hf_trainer.py")
     whole.run()
@@ -82,14 +78,15 @@ def test_lightning_stops_with_its_own_checkpoint_and_goes_on_as_if_nothing_had_b
     assert (hosts.work(1) / own).is_file()
     assert (stopped["steps"], stopped["micro_batches"], stopped["loss_told"]) == (48, 2, True)
 
-    hosts.share("lightning_logs")
+    assert not (hosts.work(2) / own).exists(), "rank 0's host alone has it"
     before = losses(hosts.log(1))
-    hosts.run(environment={"WINFLEET_RESUME": own})
+    hosts.run()
     assert f"winfleet: goes on from {own}, the newest checkpoint of this run: Trainer.fit(ckpt_path=...)" in hosts.log(
         1
     )
     assert [hosts.rank(number)["begun"] for number in (1, 2)] == [step, step]
     assert "BEHIND 48" in hosts.log(1)
+    assert any(name.endswith("step=48.ckpt") for name in hosts.home(1))
 
     whole = made(tmp_path / "whole", "lightning_fit.py")
     whole.run()
@@ -110,29 +107,67 @@ def test_trl_with_lora_stops_with_its_own_checkpoint(tmp_path: Path) -> None:
     stopped = hosts.rank(1)
     assert (hosts.work(1) / f"out/checkpoint-{stopped['step']}" / "adapter_model.safetensors").is_file()
     assert "BEHIND" not in hosts.log(1) + hosts.log(2)
-    printed = re.findall(r"'loss': '([\d.]+)'", hosts.log(1))
-    assert stopped["loss"] == pytest.approx(float(printed[-1]), abs=1e-3)
-    assert (stopped["steps"], stopped["micro_batches"]) == (20, 4)
+    assert "'loss'" not in hosts.log(1), "as by default, it has told no loss yet"
+    assert stopped["loss"] == pytest.approx(4.1, abs=0.3), "of the library's shares, and not a quarter of it"
+    assert (stopped["steps"], stopped["micro_batches"], stopped["loss_told"]) == (20, 4, False)
 
 
-def test_nanogpts_own_division_and_scaling_are_undone(tmp_path: Path) -> None:
-    hosts = made(tmp_path, "nano.py")
-    said = hosts.run("12")
+def nano(folder: Path) -> TwoHosts:
+    """nanoGPT's files. Each token is always followed by the same one, so that one batch is as hard as another."""
+    tokens = [3]
+    while len(tokens) < 2_000:
+        tokens.append((5 * tokens[-1] + 3) % 16)
+    data = array("H", tokens).tobytes()
+    files = {
+        "configurator.py": (FOLDER / "nano_configurator.py").read_bytes(), "data/cycle/train.bin": data, "data/cycle/val.bin": data,
+        "config/train_cycle.py": b"""dataset, out_dir = 'cycle', 'out-cycle'
+eval_interval, max_iters, learning_rate = 5, 23, 0.05
+batch_size, block_size, gradient_accumulation_steps = 4, 20, 8
+device, backend = 'cpu', 'gloo'
+""",
+    }  # fmt: skip
+    return TwoHosts(folder, (FOLDER / "nano.py").read_text("utf-8"), files)
+
+
+def test_nanogpts_shape_goes_on_from_rank_0s_file_and_its_own_division_and_scaling_are_undone(tmp_path: Path) -> None:
+    hosts = nano(tmp_path)
+    hosts.run("config/train_cycle.py", stop_at=12)
+    assert [(hosts.status(number)["state"], hosts.rank(number)["step"]) for number in (1, 2)] == [("stopped", 14)] * 2
+    assert not (hosts.work(2) / "out-cycle").exists(), "rank 0's host alone has it"
+    before = losses(hosts.log(1))
+    said = hosts.run("config/train_cycle.py", "--init_from=resume")
+    again, whole = losses(hosts.log(1)), losses(hosts.uninterrupted("config/train_cycle.py"))
+    assert [next(iter(before)), next(iter(again)), next(reversed(again))] == ["0", "10", "23"]
+    assert whole["10"] < whole["0"] - 1, "nobody could begin anew unseen"
+    assert before | again == pytest.approx(whole, abs=0.05), (
+        "batches are others, as it does not keep its random numbers"
+    )
     for number in (1, 2):
         rank = hosts.rank(number)
-        assert rank["loss"] == pytest.approx(losses(hosts.log(number))["12"], abs=1e-5)
-        assert (rank["samples_per_second"], rank["micro_batches"], rank["step"], rank["apart"]) == (None, 4, 12, "")
+        assert rank["loss"] == pytest.approx(again["23"], rel=0.2), "not a quarter of it"
+        assert (rank["samples_per_second"], rank["micro_batches"], rank["step"], rank["apart"]) == (None, 4, 14, "")
+        assert rank["optimizer_begun"] == 10
         assert rank["steps_per_second"] > 1
     assert "Not distributed" not in said
+    assert not [event for event in hosts.events(1) if "begin" in event]
+    assert "out-cycle/ckpt.pt" in hosts.home(1)
 
     (hosts.work(1) / "validated.py").write_text(
         "import runpy, torch\nwith torch.no_grad():\n    list(torch.utils.data.DataLoader(range(6), 3))\nrunpy.run_path('train.py')\n"
     )
     told = {"WINFLEET_TRIAL": "3", "WINFLEET_TRIAL_FILE": str(tmp_path / "trial.json")}
-    output_of(sys.executable, "-m", "winfleet.runner", "validated.py", folder=hosts.work(1), environment=told)
+    output_of(
+        sys.executable,
+        "-m",
+        "winfleet.runner",
+        "validated.py",
+        "config/train_cycle.py",
+        folder=hosts.work(1),
+        environment=told,
+    )
     trial = Trial.parse(json.loads((tmp_path / "trial.json").read_text("utf-8")))
     assert trial
-    assert (trial.samples, trial.accumulation) == (0, 4), "what a validation draws is no training's batch"
+    assert (trial.samples, trial.accumulation) == (0, 8), "what a validation draws is no training's batch"
     plan = Plan.load(hosts.run_folder(1) / "plan.json")
     link = Link(source="pc1", target="pc2", bytes_per_second=1e8, round_trip_seconds=2e-4)
     measured = Rehearsed(links=(link,), trials={"CPU": trial})
@@ -148,20 +183,22 @@ def test_nanogpts_own_division_and_scaling_are_undone(tmp_path: Path) -> None:
 
 
 def test_accelerates_stop_is_named_as_the_script_names_so_that_it_goes_on_there(tmp_path: Path) -> None:
-    hosts = made(tmp_path / "stopped", "like_complete.py")
+    hosts = made(tmp_path, "like_complete.py")
     hosts.run(stop_at=24)  # in the second epoch
     step = hosts.rank(1)["step"]
     assert step == 26, "steps and not epochs"
     before = losses(hosts.log(1))
     own = next((hosts.work(1) / "out").glob("step_*"))
     assert int(own.name.removeprefix("step_")) == step
-    hosts.share("out")
+    assert [path.name for path in (hosts.work(2) / "out" / own.name).iterdir()] == ["random_states_1.pkl"]
     hosts.run("--resume", f"out/{own.name}")
     again = losses(hosts.log(1))
-    whole = made(tmp_path / "whole", "like_complete.py")
-    whole.run()
     assert next(iter(again)) == str(step + 1)
-    assert before | again == pytest.approx(losses(whole.log(1)), abs=1e-5)
+    assert before | again == pytest.approx(losses(hosts.uninterrupted()), abs=1e-5)
+    assert hosts.rank(1)["loss"] == pytest.approx(again["60"], abs=1e-5), "as the script prints it"
+    newest = {f"out/epoch_2/{name}" for name in ("model.safetensors", "optimizer.bin", "random_states_0.pkl")}
+    assert hosts.home(1) >= newest
+    assert hosts.home(2) == {"out/epoch_2/random_states_1.pkl"}
 
 
 def test_a_stop_is_obeyed_in_the_second_stage(tmp_path: Path) -> None:

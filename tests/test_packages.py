@@ -9,17 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ENVIRONMENT, ROOT, Fleet, patience
 from small_index import SmallIndex
-from winfleet.environments.lock import OURS
 
-TORCH = """
-__version__ = "2.13.0"
-class cuda:
-    device_count = staticmethod(lambda: 0)
-class ones:
-    def __init__(self, *size, device): pass
-    __matmul__ = lambda self, other: self
-    sum = lambda self: 64.0**3
-"""
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -53,12 +43,7 @@ class Cluster:
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallIndex]:
     made = SmallIndex(tmp_path_factory.mktemp("index"))
-    for name in OURS:
-        made.wheel(name, "7.0")
-    made.wheel("torch", "2.13.0", code=TORCH)
-    made.wheel("small-a", "1.0", "small-b<2")
-    made.wheel("small-b", "1.0")
-    made.source("pure-source", "1.5")
+    made.fill()
     yield made
     made.close()
 

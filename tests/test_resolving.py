@@ -1,5 +1,6 @@
 """A project without a lock is resolved for its workers, against a small index of this machine; its troubles have their line."""
 
+import subprocess
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,11 @@ import pytest
 from conftest import ROOT
 from small_index import SmallIndex, digest
 from uv import find_uv_bin
-from winfleet.environments.environment import index_strategy
+from winfleet.environments.environment import differences, index_strategy
 from winfleet.environments.lock import OURS, LockError
 from winfleet.environments.project import find_packages
 from winfleet.environments.resolving import Workers
+from winfleet.environments.wheels import Environment, download
 
 WINDOWS, LINUX = Workers(windows=True, python_version="3.11"), Workers(windows=False, python_version="3.11")
 BOTH = ("cp311-cp311-win_amd64", "cp311-cp311-manylinux_2_28_x86_64", "cp311-cp311-manylinux_2_28_aarch64")
@@ -158,6 +160,21 @@ def test_pure_source_is_built_once_into_a_wheel(desk: Desk) -> None:
     assert wheel.stat().st_ino == made
 
 
+def test_windows_workers_without_internet_get_what_was_built_here_and_uv_takes_it_there(desk: Desk) -> None:
+    found = desk.find("pure-source\n")
+    wanted = Environment(
+        requirements=found["requirements"], torch=found["torch"], python_version="3.11", platform="win_amd64", built=Path(found["built"])
+    )  # fmt: skip
+    wheels, target = wanted.folder(desk.cache), desk.cache / "target"
+    download(wheels, wanted)
+    listed = desk.cache / "listed.txt"
+    listed.write_text(found["requirements"])
+    command = [find_uv_bin(), "pip", "sync", "--require-hashes", "--offline", "--no-index", "--find-links", str(wheels)]
+    subprocess.run([*command, "--python-platform", "windows", "--target", str(target), str(listed)], check=True)
+    assert (target / "pure_source.py").read_text() == "built = True\n"
+    assert [path.name for path in wheels.glob("torch-*")] == ["torch-2.13.0-cp311-cp311-win_amd64.whl"]
+
+
 def test_source_that_needs_a_compiler_is_named_for_windows_and_left_to_linux(desk: Desk) -> None:
     said = desk.trouble("needs-a-compiler\n")
     assert said.startswith(
@@ -204,6 +221,10 @@ def test_a_lock_of_its_own_stays_as_it_is_and_is_said(desk: Desk) -> None:
     (desk.project / "uv.lock").write_text(lock.replace("2.13.0", "2.9.1"))
     assert "uv.lock: torch 2.9.1 has no gloo on Windows" in desk.trouble()
     assert desk.find(workers=LINUX)["torch"] == "2.9.1"
+    (desk.project / "uv.lock").write_text(lock.replace("2.13.0", "2.13.0+cu130"))
+    found = desk.find()
+    assert found["torch"] == "2.13.0", "which build of it the workers' drivers say"
+    assert differences({"python": "3.11.9", "torch": "2.13.0+cpu"}, {"torch": found["direct"]["torch"]}, "3.11") == []
 
 
 def test_a_pyproject_without_a_lock_is_resolved_and_a_project_without_either_gets_our_own_lock(desk: Desk) -> None:

@@ -1,14 +1,22 @@
 """Two hosts of this machine, one rank each, with separate folders, for tests of whole trainings by the real launcher."""
 
+import contextlib
 import json
+import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from conftest import ENVIRONMENT, patience, wait_until
+from conftest import ENVIRONMENT, wait_until
+from programs import run_ranks
 from winfleet.core.plan import Plan, lay_out_hosts
+from winfleet.core.status import StatusError, fetch
+from winfleet.host.outputs import pack
 
 CODE = "0" * 12
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -17,14 +25,13 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DIS
 class TwoHosts:
     """One run of a script on two hosts, which may be started again and again."""
 
-    def __init__(self, folder: Path, script: str, **files: str) -> None:
+    def __init__(self, folder: Path, script: str, files: Mapping[str, bytes] = MappingProxyType({})) -> None:
         self.folder = folder
         for number in (1, 2):
             code = folder / f"pc{number}" / "code" / CODE
-            code.mkdir(parents=True)
-            (code / "train.py").write_text(script, "utf-8")
-            for name, text in files.items():
-                (code / name).write_text(text, "utf-8")
+            for name, content in {"train.py": script.encode(), **files}.items():
+                (code / name).parent.mkdir(parents=True, exist_ok=True)
+                (code / name).write_bytes(content)
 
     def run_folder(self, number: int) -> Path:
         """The run's folder on the host with that number, from 1 on."""
@@ -48,22 +55,38 @@ class TwoHosts:
             folder = self.run_folder(number)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "plan.json").write_text(plan.to_json(), "utf-8")
-            for old in (*folder.glob("rank*.log"), folder / "status.json"):
+            stale = [folder / "status.json"] if stop_at else []  # else it tells what the run had reached
+            for old in (*folder.glob("rank*.log"), *stale):
                 old.unlink(missing_ok=True)
             command = [sys.executable, "-m", "winfleet.launch", "--plan", str(folder / "plan.json"), "--machine-rank"]
-            launchers.append(subprocess.Popen(
-                [*command, str(number - 1)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            ))  # fmt: skip
+            with (folder / "said.txt").open("wb") as said:
+                launchers.append(
+                    subprocess.Popen([*command, str(number - 1)], env=environment, stdout=said, stderr=said)
+                )
+
+        def ended() -> bool:
+            for host in hosts:  # as a controller that follows does
+                with contextlib.suppress(OSError, StatusError):
+                    fetch(host.address)
+            return all(launcher.poll() is not None for launcher in launchers)
+
         try:
             if stop_at:
                 wait_until(self.reached(stop_at), seconds, f"step {stop_at}")
                 for number in (1, 2):
                     (self.run_folder(number) / "stop").touch()
-            said = "\n".join(launcher.communicate(timeout=patience(seconds))[0] for launcher in launchers)
+            wait_until(ended, seconds, "the end of both launchers")
         finally:
             for launcher in launchers:
                 launcher.kill()
-        return said
+        return "\n".join((self.run_folder(number) / "said.txt").read_text("utf-8") for number in (1, 2))
+
+    def uninterrupted(self, *words: str) -> str:
+        """What both ranks print where nothing stops them, and no launcher is there."""
+        environment = {**ENVIRONMENT, **OFFLINE, "ACCELERATE_USE_CPU": "1"}
+        folder = self.folder / "uninterrupted"
+        shutil.copytree(self.folder / "pc1" / "code" / CODE, folder)
+        return run_ranks(folder, "train.py", *words, ranks=2, environment=environment)
 
     def reached(self, step: int) -> Callable[[], bool]:
         """Whether both ranks have done so many steps, or have ended before."""
@@ -90,12 +113,18 @@ class TwoHosts:
         """What its rank said in the newest start."""
         return (self.run_folder(number) / f"rank{number - 1}.log").read_text("utf-8")
 
-    def share(self, name: str) -> None:
-        """Brings what the hosts have of a checkpoint to one another, as the launchers do before ranks start."""
-        for source, target in ((1, 2), (2, 1)):
-            have = self.work(source) / name
-            for path in [have] if have.is_file() else have.rglob("*"):
-                copy = self.work(target) / path.relative_to(self.work(source))
-                if path.is_file() and not copy.exists():
-                    copy.parent.mkdir(parents=True, exist_ok=True)
-                    copy.write_bytes(path.read_bytes())
+    def events(self, number: int) -> list[str]:
+        """What its launcher noted in the newest start."""
+        return [event["text"] for event in self.status(number)["events"]]
+
+    def home(self, number: int) -> set[str]:
+        """Outputs that come home from it, as paths below work/."""
+        packed = pack(self.folder / f"pc{number}", "r", code=CODE, data="", all_outputs=number == 1, limit_mb=200)
+        with tarfile.open(packed["archive"]) as tar:
+            return {name.partition("/")[2] for name in tar.getnames() if name.startswith(("work/", "shared/"))}
+
+
+def losses(text: str) -> dict[str, float]:
+    """What a script printed: LOSS <step> <loss>."""
+    found: list[tuple[str, str]] = re.findall(r"^LOSS ([\d ]+) (\S+)$", text, re.MULTILINE)
+    return {step: float(loss) for step, loss in found}

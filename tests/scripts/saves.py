@@ -36,6 +36,8 @@ def main() -> None:
         if not arguments.weights_alone:
             start = int(re.sub(r"\D", "", found[-1].name))
             optimizer.load_state_dict(torch.load(found[-1] / "optim.pt"))
+            if (numbers := found[-1] / f"rng_{rank}.pt").exists():
+                torch.set_rng_state(torch.load(numbers))
     names = [path.name for path in found]
     print(f"rank {rank} goes on after step {start}, of {names}, {os.environ.get('WINFLEET_RESUME')}", flush=True)
     if (out / "own.pt").exists():
@@ -43,9 +45,9 @@ def main() -> None:
     dist.barrier()
     for step in range(start + 1, arguments.steps + 1):
         for _ in range(arguments.gradient_accumulation_steps):
-            (
-                model(torch.rand(arguments.batch_size, 4)).pow(2).mean() / arguments.gradient_accumulation_steps
-            ).backward()
+            loss = model(torch.rand(arguments.batch_size, 4)).pow(2).mean()
+            (loss / arguments.gradient_accumulation_steps).backward()
+        print(f"LOSS {step} {loss.item():.6f}", flush=True)
         optimizer.step()
         optimizer.zero_grad()
         if step % arguments.every == 0:
@@ -63,7 +65,8 @@ def main() -> None:
         if step == arguments.fail_step and rank == 1 and start < step - arguments.every:
             raise ValueError("on purpose")
         time.sleep(0.01)
-    time.sleep(3)  # for the launchers to compare where ranks began
+    if dist.get_world_size() > 1:
+        time.sleep(3)  # for the launchers to compare where ranks began
     dist.destroy_process_group()
 
 

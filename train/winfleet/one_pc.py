@@ -1,4 +1,4 @@
-r"""Trains on this PC alone: makes the environment of the lock where it is missing, then runs the launcher by it.
+r"""Trains on this PC alone: makes the environment of the project's packages where it is missing, then runs the launcher by it.
 
     python -m winfleet.one_pc --home C:\winfleet --uv uv.exe [--processes N] [-- my_train.py --epochs 3]
 
@@ -23,8 +23,9 @@ from winfleet.core.causes_table import MACHINE
 from winfleet.core.errors import HostError
 from winfleet.core.files import temporary_variables
 from winfleet.core.plan import PlanError, check_script
+from winfleet.environments.alone import Here, packages_here, project_of
 from winfleet.environments.environment import ensure
-from winfleet.environments.lock import LockError, read_lock
+from winfleet.environments.lock import LockError
 from winfleet.machine.nvidia_smi import gpus
 from winfleet.machine.windows import end_children_with_me
 
@@ -70,7 +71,17 @@ def wanted_environment(found: argparse.Namespace) -> dict[str, Any]:
     if found.wheels is not None and not found.wheels.is_dir():
         raise HostError(f"no folder {found.wheels}\nhint: give the folder that holds the wheels to -Wheels")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    lock = read_lock(TRAIN, TRAIN, found.uv, version, found.torch_backend)
+    here = Here(
+        ours=TRAIN,
+        uv=found.uv,
+        torch_backend=found.torch_backend,
+        kept=found.home / "agent" / "projects",
+        wheels=found.wheels,
+    )
+    project = None if is_ours(found.command) else project_of(found.command)
+    lock = packages_here(project, here, dry_run=found.dry_run)
+    for line in lock["said"]:
+        print(line, flush=True)
     return {
         **lock, "python": "", "base": sys.executable, "python_version": version, "torch_backend": found.torch_backend,
         "wheels": str(found.wheels.resolve()) if found.wheels else "", "uv": found.uv, "offline_hint": OFFLINE_HINT, "refuse": False,

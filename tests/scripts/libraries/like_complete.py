@@ -49,7 +49,8 @@ for epoch in range(begin, 3):
         optimizer.step()
         optimizer.zero_grad()
         overall += 1
-        print(f"LOSS {overall} {loss.item():.6f}", flush=True)
+        if accelerator.is_main_process:
+            print(f"LOSS {overall} {loss.item():.6f}", flush=True)
         hold(overall)
         if found.checkpointing_steps.isdigit() and overall % int(found.checkpointing_steps) == 0:
             accelerator.save_state(f"out/step_{overall}")

@@ -34,7 +34,7 @@ fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eo
 model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=32, vocab_size=64, n_positions=32))
 texts = [" ".join(f"w{(number * 7 + at) % 60}" for at in range(12)) for number in range(400)]
 arguments = SFTConfig(
-    "out", max_steps=20, per_device_train_batch_size=2, gradient_accumulation_steps=4, logging_steps=1, save_steps=50,
+    "out", max_steps=20, per_device_train_batch_size=2, gradient_accumulation_steps=4, logging_steps=500, save_steps=50,
     report_to="none", disable_tqdm=True, use_cpu=True, max_length=16, learning_rate=1e-2, gradient_checkpointing=False,
 )  # fmt: skip
 trainer = SFTTrainer(

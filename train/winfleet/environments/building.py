@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from winfleet.environments.lock import LockError, blocks
+from winfleet.environments.lock import LockError, blocks, hash_of
 from winfleet.environments.resolving import Resolved, Workers, has_wheel, packages_of, quote, who_asks
 
 PURE: Final = "-none-any.whl"
@@ -102,11 +102,6 @@ def is_out_of_reach(said: str) -> bool:
         re.search(r"Could not fetch URL|ConnectionError|NewConnectionError|Max retries|No matching distribution", said)
         is not None
     )
-
-
-def hash_of(wheel: Path) -> str:
-    """Its SHA-256 (64 hex digits)."""
-    return hashlib.sha256(wheel.read_bytes()).hexdigest()
 
 
 def together(wheels: list[Path], cache: Path) -> Path:

@@ -66,7 +66,7 @@ def differences(found: dict[str, str], wanted: dict[str, list[str]], python_vers
     said = [
         f"{name} is {found.get(name, 'missing')}, the lock says {' or '.join(versions)}"
         for name, versions in sorted(wanted.items())
-        if found.get(name, "").partition("+")[0] not in versions
+        if found.get(name, "").partition("+")[0] not in [version.partition("+")[0] for version in versions]
     ]
     if not found["python"].startswith(python_version + "."):
         said.append(f"Python is {found['python']}, wanted is {python_version}")

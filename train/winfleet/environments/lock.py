@@ -40,7 +40,7 @@ def read_lock(project: Path, ours: Path, uv: str, python_version: str, torch_bac
         raise LockError(f"{project / 'uv.lock'}: {said}\nhint: run `uv lock` in {project}") from None
     if "torch" not in versions:
         raise LockError(f"{project / 'uv.lock'} has no torch\nhint: run `uv add torch` in {project}")
-    torch = versions["torch"][-1]
+    torch = versions["torch"][-1].partition("+")[0]  # uv_env_torch_backend says which build of it
     digest = digest_of(text, torch, python_version, torch_backend)
     return {"requirements": text, "direct": direct, "torch": torch, "digest": digest}
 
@@ -83,3 +83,9 @@ def blocks(requirements: str) -> dict[str, str]:
         if name:
             found[name] = found.get(name, "") + line
     return found
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 (64 hex digits) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,10 +22,14 @@ def find_packages(
     torch_backend: str,
     cache: Path,
     say: Callable[[str], object] = str,
+    *,
+    alone: bool = False,
+    options: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What read_lock() gives, with "built": a folder of wheels made here, or "", and "said": lines for the user.
 
-    `say` is told where it takes a while. Raises LockError.
+    `say` is told where it takes a while. `alone`: it is for this PC, whose uv builds what is source alone by itself; `options`
+    are more words for uv. Raises LockError.
     """
     if (project / "uv.lock").is_file():
         lock = read_lock(project, ours, uv, workers.python_version, torch_backend)
@@ -34,11 +38,13 @@ def find_packages(
         beside = (project / "requirements.txt").is_file()
         said = [f"Packages: uv.lock of {project}; the requirements.txt beside it is not read"] if beside else []
         return {**lock, "built": "", "said": said}
-    found = resolve(project, ours, uv, workers, cache, say)
+    found = resolve(project, ours, uv, workers, cache, say, options)
     lock = read_lock(found.folder if found else ours, ours, uv, workers.python_version, torch_backend)
     if found is None:
         return {**lock, "built": "", "said": []}
-    text, built = build_pure(found, lock["requirements"], workers, cache)
+    text, built = lock["requirements"], None
+    if not alone:
+        text, built = build_pure(found, text, workers, cache)
     text = found.head + text
     lock |= {"requirements": text, "digest": digest_of(text, lock["torch"], workers.python_version, torch_backend)}
     return {**lock, "built": str(built or ""), "said": describe(found, lock, workers, torch_backend, built)}

@@ -73,12 +73,18 @@ class Resolved:
 
 
 def resolve(
-    project: Path, ours: Path, uv: str, workers: Workers, cache: Path, say: Callable[[str], object] = str
+    project: Path,
+    ours: Path,
+    uv: str,
+    workers: Workers,
+    cache: Path,
+    say: Callable[[str], object] = str,
+    options: Sequence[str] = (),
 ) -> Resolved | None:
     """The project's lock below `cache`, made where it is missing; None where the project asks for nothing.
 
     Packages that winfleet's own lock (of the folder `ours`) has are taken in its versions where the project lets them be.
-    `say` is told where it takes a while. Raises LockError with the requirement's own line.
+    `say` is told where it takes a while, `options` are more words for uv. Raises LockError with the requirement's own line.
     """
     try:
         wishes = read_wishes(project, workers.python_version)
@@ -96,6 +102,7 @@ def resolve(
     asking = [
         uv,
         "lock",
+        *options,
         *head.split(),
         *index_strategy(head),
         *(["--prerelease", "allow"] if wishes.prereleases else []),

@@ -31,8 +31,9 @@ def refusal(what: str) -> SpawningError:
         f"the script starts ranks by itself ({what}), but it is rank {os.environ.get('RANK', '0')} of "
         f"{os.environ.get('WORLD_SIZE', '1')} already: the launcher has started one process for each GPU of each PC\n"
         "hint: give the command that one process runs. A function given to mp.spawn is called once instead, with "
-        "int(os.environ['RANK']) and int(os.environ['WORLD_SIZE']); torchrun and accelerate launch are left out; yolo gets "
-        "no list of devices. fleet_processes says how many processes a PC has"
+        "int(os.environ['RANK']) and int(os.environ['WORLD_SIZE']); torchrun and accelerate launch are left out; yolo gets a "
+        "device for each process of the run: device=0,1 for one PC with two GPUs, device=0,0 for two PCs with one. "
+        "fleet_processes says how many processes a PC has"
     )
 
 
