@@ -5,6 +5,7 @@ Words are provoked here where that takes a moment on Linux; the others were reco
 
 import json
 import re
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from builders import pcs
 from conftest import ROOT, SCRIPTS
+from counter_causes import NOT_CONNECTIONS, NOT_FAILURES, SPAWNED
 from made_files import write_wheel
 from programs import call, output_of
 from recorded_causes import CONNECTIONS, OTHERS, POOL, RECORDED
@@ -41,8 +43,12 @@ FAILURES_IN_A_SCRIPT = (
     "nccl-missing", "port-taken", "store-unreachable", "address-foreign", "gloo-adapter", "shapes-differ", "all-reduce-timeout", "memory",
     "cuda-build", "disk-full", "path-long", "file-denied", "file-missing", "module-missing", "code-page", "loader-ended", "loader-pickle",
     "loader-main", "checkpoint-other", "rank-missing", "compiler-missing", "ddp-wrapped", "ready-twice", "unused-parameters",
+    "ranks-race", "fp16-weights", "device-ids", "gloo-type", "dtypes-differ", "no-grad", "lengths-differ", "index-range",
+    "weights-only", "file-damaged",
 )  # fmt: skip
-UV_FAILURES = ("hash-mismatch", "index-refused", "index-unreachable", "python-missing", "no-wheel", "torch-differs")
+UV_FAILURES = (
+    "hash-mismatch", "index-refused", "index-proxy", "index-timeout", "index-unreachable", "python-missing", "no-wheel", "torch-differs",
+)  # fmt: skip
 PROVOKED = {
     "test_a_failure_in_a_script_finds_its_cause": FAILURES_IN_A_SCRIPT,
     "test_a_failure_of_uv_finds_its_cause": UV_FAILURES,
@@ -52,10 +58,20 @@ PROVOKED = {
 }
 
 
-def code_of(text: str, rows: Sequence[Row] = FAILURE) -> str:
+def code_of(text: str, rows: Sequence[Row] = FAILURE, around: str = "") -> str:
     """The code of the row that the text finds, "" where it finds none."""
-    found = explain(text, rows=rows)
+    found = explain(text, rows=rows, around=around)
     return found.code if found else ""
+
+
+def code_in(said: str) -> str:
+    """The code that stands in what a user is shown, "" where there is none."""
+    return (re.findall(r"[^\n]* \[([\w-]+)\]\n  hint: ", said) or [""])[0]
+
+
+def words_of(text: str) -> set[str]:
+    """What a text has in common with one that is near."""
+    return {word.lower() for word in re.findall(r"[^\W_]{4,}", text)}
 
 
 def test_every_row_was_seen() -> None:
@@ -86,6 +102,15 @@ def test_a_recorded_failure_finds_its_cause(code: str, text: str) -> None:
     assert "  " not in said.replace("\n  ", "")
 
 
+@pytest.mark.parametrize("row", [*CONNECTION, *FAILURE], ids=lambda row: row.code)
+def test_a_row_does_not_take_what_is_near_to_it(row: Row) -> None:
+    rows, counters = (CONNECTION, NOT_CONNECTIONS) if row in CONNECTION else (FAILURE, NOT_FAILURES)
+    for text, right in counters[row.code].items():
+        assert right != row.code
+        assert code_of(text, rows) == right, text
+    assert any(words_of(text) & words_of(row.shows) for text in counters[row.code]), "that is not near"
+
+
 @pytest.fixture(scope="module")
 def in_a_script(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What tests/scripts/failures.py got to hear."""
@@ -100,15 +125,21 @@ def test_a_failure_in_a_script_finds_its_cause(code: str, in_a_script: dict[str,
 
 
 @pytest.fixture(scope="module")
-def index() -> Iterator[str]:
-    """A package index that wants a sign-in."""
-    with answering(b"HTTP/1.0 403 Forbidden\r\n\r\n") as (port, _):
-        yield f"http://127.0.0.1:{port}/simple"
+def indexes() -> Iterator[dict[str, dict[str, str]]]:
+    """What leads uv to an index that wants a sign-in, that never answers, and that lies behind a proxy which refuses."""
+    with answering(b"HTTP/1.0 403 Forbidden\r\n\r\n") as (port, _), socket.create_server(("127.0.0.1", 0)) as silent:
+        yield {
+            "index-refused": {"UV_INDEX_URL": f"http://127.0.0.1:{port}/simple"},
+            "index-timeout": {
+                "UV_INDEX_URL": f"http://127.0.0.1:{silent.getsockname()[1]}/simple", "UV_HTTP_TIMEOUT": "1",
+            },
+            "index-proxy": {"UV_INDEX_URL": "https://pypi.org/simple", "HTTPS_PROXY": f"http://127.0.0.1:{port}"},
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize("code", UV_FAILURES)
 def test_a_failure_of_uv_finds_its_cause(
-    code: str, tmp_path: Path, index: str, monkeypatch: pytest.MonkeyPatch
+    code: str, tmp_path: Path, indexes: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_wheel(tmp_path / "six", "six", "1.17.0")
     (tmp_path / "none").mkdir()
@@ -116,7 +147,8 @@ def test_a_failure_of_uv_finds_its_cause(
         "uv": find_uv_bin(), "base": sys.executable, "python_version": "3.11", "wheels": "", "torch_backend": "", "torch": "2.13.0",
         "requirements": f"six==1.17.0 --hash=sha256:{'0' * 64}\n", "digest": "0" * 64, "python": "", "refuse": False, "direct": {},
     }  # fmt: skip
-    monkeypatch.setenv("UV_INDEX_URL", index if code == "index-refused" else "http://127.0.0.1:9/simple")
+    for name, value in indexes.get(code, {"UV_INDEX_URL": "http://127.0.0.1:9/simple"}).items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
     changed: dict[str, dict[str, Any]] = {
@@ -193,15 +225,49 @@ def test_a_store_that_does_not_answer_is_named_by_its_address(text: str) -> None
     assert "cause: the first host's store does not answer 10.0.0.11: " in advise(text)
 
 
-def test_a_warning_of_torch_is_no_cause() -> None:
-    """https://github.com/torchgeo/torchgeo/issues/1198: it stands in the log of a good start, too."""
-    warning = (
-        "[W socket.cpp:601] [c10d] The client socket has failed to connect to [t2]:58152 (system error: 10049 - The requested address is not "
-        "valid in its context.)."
-    )
-    assert code_of(warning) == ""
+def test_an_error_beside_a_warning_of_torch_is_found() -> None:
+    [warning] = NOT_FAILURES["address-foreign"]
     error = "OSError: [WinError 10049] The requested address is not valid in its context"
     assert code_of(f"{warning}\n{error}") == "address-foreign"
+
+
+BROKEN_PIPE = "BrokenPipeError: [Errno 32] Broken pipe"
+
+
+@pytest.mark.parametrize(
+    ("text", "log", "code"),
+    [
+        (BROKEN_PIPE, SPAWNED, "loader-start"),
+        (BROKEN_PIPE, 'File "train.py", line 9, in main\n    print(loss)', ""),
+        ("EOFError: Ran out of input", 'File "train.py", line 9\n    rows = pickle.load(f)', "file-damaged"),
+        ("RuntimeError: [gloo/transport/tcp/pair.cc:553] writev [10.0.0.12]:40123: Broken pipe", SPAWNED, "peer-gone"),
+    ],
+)  # fmt: skip
+def test_an_exception_is_judged_with_its_frames(text: str, log: str, code: str) -> None:
+    cause = Cause(host="pc1", rank=0, exit_code=1, text=text, lines=tuple(log.splitlines()))
+    assert code_in(describe_failure(cause)) == code
+    assert cause.is_echo == (code == "peer-gone"), "whoever has no ended peer may be the first failure"
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "code"),
+    [
+        (RECORDED["virus-script"], "", "virus-script"),
+        ("Module result deserialization failed.", RECORDED["app-control-script"], "app-control-script"),
+        (RECORDED["virus-compiler"], "", "virus-compiler"),
+        (CONNECTIONS["virus-remote"], "", "virus-remote"),
+        (CONNECTIONS["proxy"], "", "proxy"),
+        ("Access is denied.", "", ""),
+        ("no such file: timed out", "", ""),
+        ("no room\n  hint: make some", "No space left on device", ""),
+        ("HTTPSConnectionPool(host='pypi.org', port=443): Read timed out.", "", ""),
+    ],
+)  # fmt: skip
+def test_a_task_that_failed_asks_the_table_too(text: str, said: str, code: str) -> None:
+    told = describe_failed("pc2", text, said)
+    assert re.findall(r"\[([a-z-]+)\]\n  hint: ", told) == [code] * bool(code), told
+    assert "{host}" not in told
+    assert told.startswith(text if code != "proxy" else "did not answer: the request for pc2 went to a proxy")
 
 
 def test_exit_codes_of_windows_are_named_as_windows_does() -> None:
@@ -234,7 +300,7 @@ def test_the_document_on_tests_tells_which_causes_were_provoked() -> None:
     text = (ROOT / "docs" / "testing.md").read_text("utf-8")
     for test, codes in PROVOKED.items():
         line = next(line for line in text.splitlines() if line.startswith(f"| `{test}` |"))
-        assert re.findall(r"`([a-z-]+)`", line.partition("|")[2].partition("|")[2]) == list(codes), "in docs/testing.md"
+        assert re.findall(r"`([a-z\d-]+)`", line.partition("|")[2].partition("|")[2]) == list(codes), "in docs/testing.md"
 
 
 @pytest.mark.parametrize(("code", "text"), CONNECTIONS.items(), ids=CONNECTIONS.keys())
@@ -273,7 +339,3 @@ def test_a_task_that_failed_of_its_connection_says_that_it_broke_off(text: str) 
     assert said.endswith(
         "[dropped]\n  hint: check pc2 and its network, then run the same command again: what is done stays done"
     )
-
-
-def test_a_task_that_failed_of_something_else_has_its_own_words() -> None:
-    assert describe_failed("pc2", "no such file: timed out") == "no such file: timed out"
