@@ -4,6 +4,7 @@ Words are provoked here where that takes a moment on Linux; the others were reco
 """
 
 import json
+import os
 import re
 import socket
 import sys
@@ -37,6 +38,7 @@ from winfleet.environments import environment
 from winfleet.launcher.agent import as_cause
 from winfleet.launcher.joining import join_failure
 from winfleet.launcher.rendezvous import PlanRendezvous
+from winfleet.machine.windows import task_result
 
 # code -> the test that has the failure happen
 FAILURES_IN_A_SCRIPT = (
@@ -66,7 +68,8 @@ def code_of(text: str, rows: Sequence[Row] = FAILURE, around: str = "") -> str:
 
 def code_in(said: str) -> str:
     """The code that stands in what a user is shown, "" where there is none."""
-    return (re.findall(r"[^\n]* \[([\w-]+)\]\n  hint: ", said) or [""])[0]
+    found = re.search(r" \[([\w-]+)\]\n  hint: ", said)
+    return found[1] if found else ""
 
 
 def words_of(text: str) -> set[str]:
@@ -210,7 +213,7 @@ def test_a_closed_way_is_named_with_its_direction() -> None:
 )  # fmt: skip
 def test_what_a_rank_said_decides_then_its_log_then_its_exit_code(cause: Cause, code: str) -> None:
     said = describe_failure(cause)
-    assert (re.findall(r"\n  cause: .* \[([\w-]+)\]\n  hint: ", said) or [""])[0] == code, said
+    assert code_in(said) == code, said
 
 
 @pytest.mark.parametrize(
@@ -300,7 +303,9 @@ def test_the_document_on_tests_tells_which_causes_were_provoked() -> None:
     text = (ROOT / "docs" / "testing.md").read_text("utf-8")
     for test, codes in PROVOKED.items():
         line = next(line for line in text.splitlines() if line.startswith(f"| `{test}` |"))
-        assert re.findall(r"`([a-z\d-]+)`", line.partition("|")[2].partition("|")[2]) == list(codes), "in docs/testing.md"
+        assert re.findall(r"`([a-z\d-]+)`", line.partition("|")[2].partition("|")[2]) == list(codes), (
+            "in docs/testing.md"
+        )
 
 
 @pytest.mark.parametrize(("code", "text"), CONNECTIONS.items(), ids=CONNECTIONS.keys())
@@ -316,6 +321,29 @@ def test_recorded_words_are_turned_into_their_cause(code: str, text: str) -> Non
 def test_http_spoken_to_an_https_port_is_told_too() -> None:
     text = "ntlm: ('Connection aborted.', RemoteDisconnected('Remote end closed connection without response'))"
     assert describe_unreachable("pc2", text).startswith("did not answer: http and https were mixed up")
+
+
+@pytest.mark.parametrize(
+    ("printed", "result", "code"),
+    [
+        ("2147943785\r\n", "0x80070569 of its scheduled task: this account may not sign in as a batch job", "task-batch"),
+        ("2147943726", "0x8007052E of its scheduled task: the user name or password is wrong", "task-password"),
+        ("267011", "0x00041303 of its scheduled task: it was not run yet", "task-waits"),
+        ("-1073741515", "0xC0000135 of its scheduled task: a DLL that its program needs is missing", "dll-missing"),
+        ("267009", "0x00041301 of its scheduled task: it is running", ""),
+        ("1", "0x00000001 of its scheduled task", ""),
+        ("Get-ScheduledTaskInfo : The system cannot find the file specified.", "", ""),
+    ],
+)  # fmt: skip
+def test_what_windows_says_of_a_task_finds_its_cause(
+    printed: str, result: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "powershell.exe").write_text(f"#!/bin/sh\nprintf '%s' '{printed}'\n")
+    (tmp_path / "powershell.exe").chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    said = f"the launcher said nothing within 60 s{task_result('launcher')}"
+    assert said == f"the launcher said nothing within 60 s{f', and Windows says {result}' if result else ''}"
+    assert code_of(said) == code
 
 
 def test_unknown_words_are_shown_as_they_are() -> None:

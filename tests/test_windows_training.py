@@ -37,6 +37,19 @@ set_state = ctypes.WinDLL("kernel32").SetThreadExecutionState
 set_state.restype = ctypes.c_uint32
 print(hex(set_state(ctypes.c_uint32(0x80000000))))
 """
+# The task is registered and Windows does not start it.
+LAUNCH = """
+import sys
+sys.path.insert(0, {package!r})
+from pathlib import Path
+from winfleet.runs import control
+control.LAUNCH_SECONDS = 2
+given = {{"machine_rank": 0, "agent": "0" * 12, "python": sys.executable, "logon": "s4u"}}
+try:
+    control.launch(Path(sys.argv[1]), given, {{}}, "")
+except control.HostError as error:
+    print(error)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -356,3 +369,21 @@ def test_a_launcher_keeps_its_pc_awake(lab: Lab, tmp_path: Path) -> None:
     script.write_text(AWAKE.format(package=windows(ROOT / "train")), "utf-8")
     done = lab.command("run", lab.up(1)[0], PYTHON, windows(script))
     assert done.stdout.split() == ["0x80000001"], done.stdout + done.stderr  # ES_CONTINUOUS and ES_SYSTEM_REQUIRED
+
+
+def test_a_task_that_windows_does_not_start_is_told_with_its_result_and_the_fix(lab: Lab, tmp_path: Path) -> None:
+    pc, script, folder = lab.up(1)[0], tmp_path / "launch.py", tmp_path / "home" / "runs" / "refused"
+    folder.mkdir(parents=True)
+    script.write_text(LAUNCH.format(package=windows(ROOT / "train")), "utf-8")
+    refusal = lab.prefix(pc) / "lab" / "tasks" / "launcher.refused"
+    refusal.parent.mkdir(exist_ok=True)
+    refusal.write_text(str(0x80070569 - 2**32))
+    try:
+        done = lab.command("run", pc, PYTHON, windows(script), windows(folder))
+    finally:
+        refusal.unlink()
+    words = "the launcher said nothing within 2 s, and Windows says 0x80070569 of its scheduled task: this account may not sign in as a batch job"
+    assert done.stdout.splitlines()[:1] == [words], done.stdout + done.stderr
+    assert "[task-batch]\n  hint: in secpol.msc, " in done.stdout.replace("\r", "")
+    task = "(Get-ScheduledTask -TaskPath '\\winfleet\\' -TaskName launcher).Settings.MultipleInstances"
+    assert lab.command("run", pc, "powershell.exe", "-Command", task).stdout.strip() == "Parallel"

@@ -684,7 +684,7 @@ START: Final = (
     ),
     Row(
         code="task-waits",
-        symptom=r"(0x80041320|0x00041303|0x00041325) of its scheduled task",
+        symptom=r"(0x80041320|0x800704DD|0x00041303|0x00041325) of its scheduled task",
         shows="the launcher said nothing within 60 s, and Windows says 0x00041303 of its scheduled task: it was not run yet",
         cause="Windows did not start the task: with launch_logon interactive it waits until the account is signed in on {host}",
         fix="sign in on {host} with the account of the connection, or leave launch_logon at s4u; the Task Scheduler's history there says more",
