@@ -44,9 +44,9 @@ sys.path.insert(0, {package!r})
 from pathlib import Path
 from winfleet.runs import control
 control.LAUNCH_SECONDS = 2
-given = {{"machine_rank": 0, "agent": "0" * 12, "python": sys.executable, "logon": "s4u"}}
+given = {{"machine_rank": 0, "agent": "0" * 12, "python": sys.executable, "logon": "password"}}
 try:
-    control.launch(Path(sys.argv[1]), given, {{}}, "")
+    control.launch(Path(sys.argv[1]), given, {{}}, "lab")
 except control.HostError as error:
     print(error)
 """
@@ -385,5 +385,5 @@ def test_a_task_that_windows_does_not_start_is_told_with_its_result_and_the_fix(
     words = "the launcher said nothing within 2 s, and Windows says 0x80070569 of its scheduled task: this account may not sign in as a batch job"
     assert done.stdout.splitlines()[:1] == [words], done.stdout + done.stderr
     assert "[task-batch]\n  hint: in secpol.msc, " in done.stdout.replace("\r", "")
-    task = "(Get-ScheduledTask -TaskPath '\\winfleet\\' -TaskName launcher).Settings.MultipleInstances"
-    assert lab.command("run", pc, "powershell.exe", "-Command", task).stdout.strip() == "Parallel"
+    task = "$t = Get-ScheduledTask -TaskPath '\\winfleet\\' -TaskName launcher; $t.Principal.LogonType, $t.Settings.MultipleInstances"
+    assert lab.command("run", pc, "powershell.exe", "-Command", task).stdout.split() == ["Password", "Parallel"]
