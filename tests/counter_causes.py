@@ -141,6 +141,7 @@ NOT_FAILURES = {
     "ranks-race": {
         "FileExistsError: [Errno 17] File exists: '/000000_locals'": "",  # shared memory that an earlier process left
         "PermissionError: [WinError 32] The process cannot access the file: 'model.safetensors'": "file-held",
+        "FileNotFoundError: [Errno 2] No such file or directory: 'data/train.arrow'": "file-missing",
         "FileExistsError: [WinError 183] Cannot create a file when that file already exists: 'a.tmp' -> 'a'": "rename-exists",
     },
     "path-missing": {

@@ -301,6 +301,8 @@ OTHERS = {
         "Caused by: Der Pfad kann nicht durchlaufen werden, da er einen nicht vertrauenswürdigen Bereitstellungspunkt enthält. (os error 448)"
     ],
     "network-share": [
+        "OSError: [WinError 59] An unexpected network error occurred: '\\\\\\\\nas01\\\\abc\\\\workbook.xlsx'",  # https://github.com/xlwings/xlwings/issues/2698
+        "Cannot find path 'W:\\data' because it does not exist.",
         "FileNotFoundError: [WinError 3] The system cannot find the path specified: 'Z:\\\\data\\\\train'",
         "FileNotFoundError: [Errno 2] No such file or directory: '//nas/lab/train.bin'",
         "OSError: [WinError 1326] 사용자 이름 또는 암호가 올바르지 않습니다: '\\\\\\\\192.168.0.5\\\\data'",
@@ -308,7 +310,16 @@ OTHERS = {
         "PermissionError: [Errno 13] Permission denied: '\\\\\\\\?\\\\UNC\\\\nas\\\\lab\\\\train.bin'",
         "OSError: Unable to open file (unable to open file: name = '\\\\nas\\lab\\a.h5', errno = 13, error message = 'Permission denied')",
     ],
+    "no-gpu": [
+        "RuntimeError: ProcessGroupNCCL is only supported with GPUs, no GPUs found!"
+    ],  # https://github.com/tatsu-lab/stanford_alpaca/issues/258
     "ranks-race": [
+        # https://github.com/axolotl-ai-cloud/axolotl/issues/948
+        "FileNotFoundError: [Errno 2] No such file or directory: 'model/tmp-checkpoint-49' -> 'model/checkpoint-49'",
+        # https://github.com/FanqingM/MM-Eureka-V0/issues/8
+        "OSError: [Errno 39] Directory not empty: '/root/results/tmp-checkpoint-s0yubqtr' -> '/root/results/checkpoint-50'",
+        # https://github.com/hiyouga/LlamaFactory/issues/3065
+        "FileNotFoundError: [Errno 2] No such file or directory: '/x/.cache/huggingface/datasets/json/0.0.0/ab/cache-1.arrow'",
         "FileExistsError: [Errno 17] File exists: '/path/to/run_dir/log/validation'",  # https://github.com/allenai/allennlp/issues/3841
         "[rank8]: FileExistsError: [Errno 17] File exists: 'checkpoints/epoch_0'",  # https://github.com/NVIDIA-NeMo/Automodel/pull/3686
         "FileExistsError: [WinError 183] 파일이 이미 있으므로 만들 수 없습니다: 'C:\\\\winfleet\\\\runs\\\\r\\\\work\\\\raw'",

@@ -460,12 +460,14 @@ MACHINE: Final = (
         code="ranks-race",
         symptom=(
             r"(?m)^(?!.*: '/[^/']+'\s*$).*(?:FileExistsError|\[WinError 183\]|\[Errno 17\])"
-            r"|(?:WinError (?:5|32)\]|\[Errno 13\]|No such file|No locks available).*\.(?:incomplete|lock)\b|WinError 32\].*[\\/]huggingface[\\/]"
+            r"|(?:WinError (?:5|32)\]|\[Errno 13\]|No such file|No locks available).*\.(?:incomplete|lock)\b"
+            r"|WinError 32\].*[\\/]huggingface[\\/]|(?:No such file|WinError [23]\]).*[\\/]huggingface[\\/].*\.arrow\b"
+            r"|(?:\[Errno (?:2|39)\]|WinError (?:2|3|145)\]).* -> "
         ),
         shows="FileExistsError: [WinError 183] Cannot create a file when that file already exists: 'C:\\\\winfleet\\\\runs\\\\r\\\\work\\\\raw'",
-        cause="two ranks of {host} prepare the same folder or file at once, or an earlier start of the run left it",
+        cause="two ranks of {host} prepare the same folder or file at once (make, rename or download it), or an earlier start of the run left it",
         fix="let one rank of each PC prepare it first, `with accelerator.local_main_process_first():` or LOCAL_RANK == 0 and a barrier, and make folders with exist_ok=True; or send it as fleet_data",
-        cause_ko="{host}의 두 랭크가 같은 폴더나 파일을 동시에 준비하거나, 이전 시작이 그것을 남겼습니다",
+        cause_ko="{host}의 두 랭크가 같은 폴더나 파일을 동시에 만들거나 이름을 바꾸거나 내려받았습니다. 또는 이전 시작이 그것을 남겼습니다",
         fix_ko="PC마다 한 랭크가 먼저 준비하게 하고(`with accelerator.local_main_process_first():`, 또는 LOCAL_RANK == 0과 barrier), 폴더는 exist_ok=True로 만드십시오. 또는 fleet_data로 보내십시오",
     ),
     Row(
@@ -898,7 +900,7 @@ TRAINING: Final = (
     ),
     Row(
         code="no-gpu",
-        symptom=r"Found no NVIDIA driver|No CUDA GPUs are available|no CUDA-capable device is detected|Accelerate found no GPU",
+        symptom=r"Found no NVIDIA driver|ProcessGroupNCCL is only supported with GPUs|No CUDA GPUs are available|no CUDA-capable device is detected|Accelerate found no GPU",
         shows="RuntimeError: No CUDA GPUs are available",
         cause="the script asks for a GPU, but the process sees none: no driver, CUDA_VISIBLE_DEVICES hides it, or a task without a signed-in user",
         fix="check nvidia-smi on {host} and fleet_environment; on Windows stay signed in and try `-e launch_logon=interactive`",

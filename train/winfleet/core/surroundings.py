@@ -26,9 +26,7 @@ SHARE: Final = (
 # A letter that is a disk of the PC's own in few PCs.
 LETTER: Final = rf"{_BEGIN}[L-Zl-z]:[\\/]"
 # What is said of a path that is not there, and of one that is not opened.
-NOT_THERE: Final = (
-    r"(?:WinError (?:2|3|21)\]|\[Errno 2\]|os error [23]\)|No such file|[Cc]annot find the|찾을 수 없습니다)"
-)
+NOT_THERE: Final = r"(?:WinError (?:2|3|21)\]|\[Errno 2\]|os error [23]\)|No such file|[Cc]annot find (?:the|path|drive)|drive with the name|찾을 수 없습니다)"
 NOT_OPENED: Final = (
     rf"(?:{NOT_THERE}|WinError (?:5|51|52|54|55|58|59|64|65|66|71|121|1208|1222|1231|1265|1326|1327|1331|1909)\]"
     r"|\[Errno (?:5|13|22)\]|os error (?:5|51|53|54|55|58|59|64|65|67|121|1203|1219|1231|1272|1312|1326)\)"
