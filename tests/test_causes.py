@@ -367,3 +367,31 @@ def test_a_task_that_failed_of_its_connection_says_that_it_broke_off(text: str) 
     assert said.endswith(
         "[dropped]\n  hint: check pc2 and its network, then run the same command again: what is done stays done"
     )
+
+
+BOOK = """
+- name: Fail
+  hosts: all
+  gather_facts: false
+  any_errors_fatal: false
+  tasks:
+    - name: Be stopped by an antivirus
+      ansible.builtin.fail: {msg: "{{ said }}"}
+      when: inventory_hostname == "pc1"
+    - name: Be stopped item by item
+      ansible.builtin.fail: {msg: "{{ item }}"}
+      loop: ["{{ said }}"]
+"""
+
+
+@pytest.mark.ansible
+def test_ansible_shows_the_cause_of_a_task_that_failed(tmp_path: Path) -> None:
+    book, given = tmp_path / "book.yml", tmp_path / "given.json"
+    book.write_text(BOOK)
+    given.write_text(json.dumps({"said": RECORDED["app-control-script"], "ansible_connection": "local"}))
+    done = call("ansible-playbook", "-i", "pc1,pc2,", book, "-e", f"@{given}")
+    said = [line for line in done.stderr.splitlines() if "language mode" in line]
+    assert [line.partition(":")[2].partition(":")[0].strip() for line in said if line.startswith("error")] == [
+        "pc1", "pc2",
+    ], done.stderr  # fmt: skip
+    assert len(re.findall(r"^  cause: PowerShell on (pc\d) runs in constrained", done.stderr, re.MULTILINE)) == 2

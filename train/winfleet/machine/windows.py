@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from winfleet.core.causes import advise
+from winfleet.core.causes_table import START
 from winfleet.core.errors import HostError
 
 KILL_ON_JOB_CLOSE, EXTENDED_LIMITS = 0x2000, 9  # winnt.h
@@ -138,7 +140,5 @@ def start_task(name: str, arguments: Sequence[str], folder: Path, logon: str, pa
     done = subprocess.run(command, input=json.dumps(call).encode(), capture_output=True, check=False)
     if done.returncode:
         said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()
-        raise HostError(
-            f"the scheduled task {name} was refused: {said}\n"
-            "hint: set launch_logon to interactive (a user is signed in) or password"
-        )
+        text = f"the scheduled task {name} was refused: {said}"
+        raise HostError(text + advise(text, "this host", START))
