@@ -375,13 +375,12 @@ def test_a_task_that_windows_does_not_start_is_told_with_its_result_and_the_fix(
     pc, script, folder = lab.up(1)[0], tmp_path / "launch.py", tmp_path / "home" / "runs" / "refused"
     folder.mkdir(parents=True)
     script.write_text(LAUNCH.format(package=windows(ROOT / "train")), "utf-8")
-    refusal = lab.prefix(pc) / "lab" / "tasks" / "launcher.refused"
-    refusal.parent.mkdir(exist_ok=True)
-    refusal.write_text(str(0x80070569 - 2**32))
+    refused = f"$null = mkdir -Force C:\\lab\\tasks; Set-Content C:\\lab\\tasks\\launcher.refused {0x80070569 - 2**32}"
+    assert lab.command("run", pc, "powershell.exe", "-Command", refused).returncode == 0
     try:
         done = lab.command("run", pc, PYTHON, windows(script), windows(folder))
     finally:
-        refusal.unlink()
+        (lab.prefix(pc) / "lab" / "tasks" / "launcher.refused").unlink()
     words = "the launcher said nothing within 2 s, and Windows says 0x80070569 of its scheduled task: this account may not sign in as a batch job"
     assert done.stdout.splitlines()[:1] == [words], done.stdout + done.stderr
     assert "[task-batch]\n  hint: in secpol.msc, " in done.stdout.replace("\r", "")

@@ -210,9 +210,9 @@ CONTROLLER: Final = (
         symptom=r"could not initialize the preferred locale|requires the locale encoding to be UTF-8",
         shows="ERROR: Ansible could not initialize the preferred locale: unsupported locale setting\nERROR: Ansible requires the locale encoding to be UTF-8; Detected None.",
         cause="LANG or LC_ALL names a language that this machine never made, as in a fresh WSL or over SSH, or one without UTF-8, such as C",
-        fix="`export LC_ALL=C.UTF-8`, then run the command again; `make` does that by itself",
+        fix="`export LC_ALL=C.UTF-8`, then run the command again",
         cause_ko="LANG이나 LC_ALL이 이 컴퓨터에서 만든 적 없는 로캘(새 WSL이나 SSH에서 그렇습니다)이거나, C처럼 UTF-8이 아닌 로캘입니다",
-        fix_ko="`export LC_ALL=C.UTF-8`을 실행한 뒤 명령을 다시 실행하십시오. `make`는 스스로 그렇게 합니다",
+        fix_ko="`export LC_ALL=C.UTF-8`을 실행한 뒤 명령을 다시 실행하십시오",
     ),
 )
 
@@ -232,9 +232,9 @@ PACKAGES: Final = (
         symptom=r"(?m)^(?!.*(?:huggingface|hf\.co|wandb)).*(?:invalid peer certificate|UnknownIssuer|self[- ]signed certificate in certificate chain)",
         shows="client error (Connect): invalid peer certificate: UnknownIssuer",
         cause="something between the host and the package index, such as a company's proxy or an antivirus, shows a certificate of its own",
-        fix="name the file of that certificate: `uv_env_environment: {SSL_CERT_FILE: PATH}`, or bring the packages with `-e uv_env_offline=true`",
+        fix="set SSL_CERT_FILE to that certificate's file in the system's variables of the host, or bring the packages with `-e uv_env_offline=true`",
         cause_ko="호스트와 패키지 인덱스 사이의 회사 프록시나 백신이 자기 인증서를 끼워 넣습니다",
-        fix_ko="그 인증서 파일을 정하거나(`uv_env_environment: {SSL_CERT_FILE: PATH}`), `-e uv_env_offline=true`로 패키지를 보내십시오",
+        fix_ko="호스트의 시스템 환경 변수 SSL_CERT_FILE을 그 인증서 파일로 정하거나, `-e uv_env_offline=true`로 패키지를 보내십시오",
     ),
     Row(
         code="index-proxy",
@@ -244,9 +244,9 @@ PACKAGES: Final = (
         ),
         shows="error sending request for url (https://pypi.org/simple/torch/): client error (Connect): tunnel error: proxy authorization required",
         cause="the proxy between the host and the package index did not let the request through: it wants a sign-in, or does not allow that address",
-        fix='name the proxy with its sign-in: `uv_env_environment: {HTTPS_PROXY: "http://USER:PASSWORD@PROXY:PORT"}`; or bring the packages with `-e uv_env_offline=true`',
+        fix="name the proxy with its sign-in in the system's variables of the host, HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT; or bring the packages with `-e uv_env_offline=true`",
         cause_ko="호스트와 패키지 인덱스 사이의 프록시가 요청을 통과시키지 않았습니다. 로그인이 필요하거나 그 주소를 허용하지 않습니다",
-        fix_ko='프록시를 로그인 정보와 함께 정하십시오: `uv_env_environment: {HTTPS_PROXY: "http://USER:PASSWORD@PROXY:PORT"}`. 또는 `-e uv_env_offline=true`로 패키지를 보내십시오',
+        fix_ko="호스트의 시스템 환경 변수에 프록시를 로그인 정보와 함께 정하거나(HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT), `-e uv_env_offline=true`로 패키지를 보내십시오",
     ),
     Row(
         code="index-refused",
@@ -268,9 +268,9 @@ PACKAGES: Final = (
         ),
         shows="Failed to download distribution due to network timeout. Try increasing UV_HTTP_TIMEOUT (current value: 30s).",
         cause="a download took longer than uv waits: a big package (torch has 2 GB) on a slow or shared line, or a proxy or scanner that holds it back",
-        fix='run again, as what is whole is kept; if it stays so, `uv_env_environment: {UV_HTTP_TIMEOUT: "600"}`, or bring the packages with `-e uv_env_offline=true`',
+        fix="run again, as what is whole is kept; if it stays so, set UV_HTTP_TIMEOUT=600 in the system's variables of the host, or bring the packages with `-e uv_env_offline=true`",
         cause_ko="내려받기가 uv가 기다리는 시간보다 오래 걸렸습니다. 느리거나 함께 쓰는 회선에서 큰 패키지(torch는 2GB)를 받거나, 프록시나 검사 프로그램이 붙잡고 있습니다",
-        fix_ko='다시 실행하십시오. 다 받은 것은 남아 있습니다. 그래도 같다면 `uv_env_environment: {UV_HTTP_TIMEOUT: "600"}`을 정하거나 `-e uv_env_offline=true`로 패키지를 보내십시오',
+        fix_ko="다시 실행하십시오. 다 받은 것은 남아 있습니다. 그래도 같다면 호스트의 시스템 환경 변수에 UV_HTTP_TIMEOUT=600을 정하거나, `-e uv_env_offline=true`로 패키지를 보내십시오",
     ),
     Row(
         code="index-unreachable",
@@ -280,9 +280,9 @@ PACKAGES: Final = (
         ),
         shows="Request failed after 3 retries … error sending request for url (https://pypi.org/simple/torch/)",
         cause="the host cannot reach its package index: no internet, no DNS, or a firewall",
-        fix="check the internet or the index set on the host; where a proxy leads out, name it in `uv_env_environment`; or bring the packages with `-e uv_env_offline=true`",
+        fix="check the internet or the index set on the host; where a proxy leads out, set HTTPS_PROXY there; or bring the packages with `-e uv_env_offline=true`",
         cause_ko="호스트가 패키지 인덱스에 닿지 못합니다. 인터넷이나 DNS가 없거나 방화벽이 막습니다",
-        fix_ko="호스트의 인터넷이나 인덱스 설정을 확인하십시오. 프록시로 나가야 한다면 `uv_env_environment`에 적고, 아니면 `-e uv_env_offline=true`로 패키지를 보내십시오",
+        fix_ko="호스트의 인터넷이나 인덱스 설정을 확인하십시오. 프록시로 나가야 한다면 그곳에 HTTPS_PROXY를 정하고, 아니면 `-e uv_env_offline=true`로 패키지를 보내십시오",
     ),
     Row(
         code="python-missing",
@@ -468,7 +468,7 @@ MACHINE: Final = (
         cause="two ranks of {host} prepare the same folder or file at once (make, rename or download it), or an earlier start of the run left it",
         fix="let one rank of each PC prepare it first, `with accelerator.local_main_process_first():` or LOCAL_RANK == 0 and a barrier, and make folders with exist_ok=True; or send it as fleet_data",
         cause_ko="{host}의 두 랭크가 같은 폴더나 파일을 동시에 만들거나 이름을 바꾸거나 내려받았습니다. 또는 이전 시작이 그것을 남겼습니다",
-        fix_ko="PC마다 한 랭크가 먼저 준비하게 하고(`with accelerator.local_main_process_first():`, 또는 LOCAL_RANK == 0과 barrier), 폴더는 exist_ok=True로 만드십시오. 또는 fleet_data로 보내십시오",
+        fix_ko="PC마다 한 랭크가 먼저 준비하게 하고(`with accelerator.local_main_process_first():`, 또는 LOCAL_RANK == 0과 barrier), 폴더는 exist_ok=True로 만드십시오. 또는 fleet_data 값으로 보내십시오",
     ),
     Row(
         code="path-long",
@@ -682,7 +682,7 @@ START: Final = (
         cause="this account has no right to sign in as a batch job on {host}, which every task that runs without a signed-in user needs",
         fix="in secpol.msc, Local Policies, User Rights Assignment, add it to `Log on as a batch job` and take it out of `Deny log on as a batch job`; or stay signed in and set launch_logon to interactive",
         cause_ko="이 계정에는 {host}에서 일괄 작업으로 로그온할 권한이 없습니다. 로그인한 사용자 없이 실행되는 작업에는 모두 필요합니다",
-        fix_ko="secpol.msc의 로컬 정책, 사용자 권한 할당에서 `일괄 작업으로 로그온`에 이 계정을 넣고 `일괄 작업으로 로그온 거부`에서 빼십시오. 또는 로그인해 두고 launch_logon을 interactive로 정하십시오",
+        fix_ko="secpol.msc의 로컬 정책, 사용자 권한 할당에서 `일괄 작업으로 로그온`에 이 계정을 넣고 `일괄 작업으로 로그온 거부`에서 빼십시오. 또는 로그인해 두고 launch_logon 값을 interactive로 정하십시오",
     ),
     Row(
         code="task-waits",
