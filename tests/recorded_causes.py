@@ -282,6 +282,7 @@ OTHERS = {
             "error: Failed to query Python interpreter at `\\\\?\\C:\\x\\.venv\\Scripts\\python.exe`\n  Caused by: This program is blocked by group policy. For more "
             "information, contact your system administrator. (os error 1260)"
         ),
+        "File C:\\x\\setup.ps1 cannot be loaded because its operation is blocked by software restriction policies, such as those created by Group Policy.",
         "OSError: [WinError 1260] Ce programme est bloqué par une stratégie de groupe.",
     ],
     # https://github.com/RubyMetric/rbenv-for-windows/issues/27
@@ -302,6 +303,7 @@ OTHERS = {
     ],
     "network-share": [
         "OSError: [WinError 59] An unexpected network error occurred: '\\\\\\\\nas01\\\\abc\\\\workbook.xlsx'",  # https://github.com/xlwings/xlwings/issues/2698
+        "System error 53 has occurred.\nThe network path was not found.",  # https://github.com/microsoft/azure-pipelines-tasks/issues/4782
         "Cannot find path 'W:\\data' because it does not exist.",
         "FileNotFoundError: [WinError 3] The system cannot find the path specified: 'Z:\\\\data\\\\train'",
         "FileNotFoundError: [Errno 2] No such file or directory: '//nas/lab/train.bin'",
@@ -309,6 +311,11 @@ OTHERS = {
         "OSError: [WinError 1272] You can't access this shared folder because your organization's security policies block unauthenticated guest access",
         "PermissionError: [Errno 13] Permission denied: '\\\\\\\\?\\\\UNC\\\\nas\\\\lab\\\\train.bin'",
         "OSError: Unable to open file (unable to open file: name = '\\\\nas\\lab\\a.h5', errno = 13, error message = 'Permission denied')",
+    ],
+    "gloo-type": [
+        # https://github.com/intel/torch-xpu-ops/issues/1508 has the words; an average of whole numbers
+        "    work = group.allreduce([tensor], opts) in distributed_c10d.py\nRuntimeError: result type Float can't be cast to the desired output type Long",
+        "RuntimeError: Cannot use ReduceOp.AVG with Gloo",  # before torch 2.8, https://github.com/pytorch/pytorch/pull/149781
     ],
     "no-gpu": [
         "RuntimeError: ProcessGroupNCCL is only supported with GPUs, no GPUs found!"

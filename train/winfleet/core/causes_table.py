@@ -275,8 +275,9 @@ PACKAGES: Final = (
     Row(
         code="index-unreachable",
         symptom=(
-            r"error sending request for url(?![^\n]*(?:hf\.co|huggingface))|[Ff]ailed to (?:fetch|download): `?[\w.+-]+|[Ff]ailed to (?:fetch|download) `"
+            r"(?m)error sending request for url(?!.*(?:hf\.co|huggingface))|[Ff]ailed to (?:fetch|download):? (?:`|https?://)"
             r"|dns error|Could not connect, are you offline|tcp connect error"
+            r"|^(?=.*(?:pypi|pythonhosted|/simple/|/whl/|pytorch\.org)).*(?:Failed to establish a new connection|getaddrinfo failed)"
         ),
         shows="Request failed after 3 retries … error sending request for url (https://pypi.org/simple/torch/)",
         cause="the host cannot reach its package index: no internet, no DNS, or a firewall",
@@ -382,7 +383,8 @@ MACHINE: Final = (
         code="app-control",
         symptom=(
             r"\[WinError (?:4551|1260|577)\]|os error (?:4551|1260|577)\)|Application Control policy has blocked|blocked by group policy"
-            r"|(?:애플리케이션|응용 프로그램) (?:제어|컨트롤) 정책|그룹 정책에 의해 차단|0xC0000428|0x800704EC"
+            r"|(?:애플리케이션|응용 프로그램) (?:제어|컨트롤) 정책|그룹 정책에 의해 차단|0xC0000428|0x800704EC|blocked by software restriction policies"
+            r"|used (?:Device Guard|(?:Windows Defender )?App(?:lication)? Control[^\n.]*) to block"
         ),
         shows='OSError: [WinError 4551] An Application Control policy has blocked this file. Error loading "…\\torch\\lib\\torch.dll" or one of its dependencies.',
         cause="Smart App Control, AppLocker or another policy does not let {host} start or load this file, mostly as nobody signed it, like most of Python's files",
@@ -440,6 +442,7 @@ MACHINE: Final = (
         symptom=(
             rf"(?m)^(?=.*?{SHARE}).*?{NOT_OPENED}|^(?=.*?{LETTER}).*?{NOT_THERE}"
             r"|\[WinError (?:53|67|86|1203|1219|1240|1272|1312|2250)\]|block unauthenticated guest access|인증되지 않은 게스트 액세스"
+            r"|System error (?:53|67|1219|1312|1326) has occurred|The network (?:path was not|name cannot be) found|네트워크 경로를 찾"
         ),
         shows="PermissionError: [WinError 5] Access is denied: '\\\\\\\\nas\\\\lab\\\\data'",
         cause="a task that nobody signed in for (launch_logon s4u) has no password for other computers, and never a letter that a user mapped; or {host} does not reach that share",
@@ -747,7 +750,7 @@ TRAINING: Final = (
     ),
     Row(
         code="device-ids",
-        symptom=r"device_ids and output_device arguments only work with[^\n]*parameters \{device\(type='cpu'\)\}|device_ids? [^\n]*for CPU modules",
+        symptom=r"device_ids and output_device arguments only work with[^\n]*parameters \{device\(type='cpu'\)\}",
         shows="ValueError: DistributedDataParallel device_ids and output_device arguments only work with … GPU modules or CPU modules, but got device_ids [0], output_device 0, and module parameters {device(type='cpu')}.",
         cause="the model of this rank is on the CPU, so device_ids must be None: {host} has no GPU or the CPU build of torch, or the script did not move the model",
         fix="write device_ids=[local_rank] if torch.cuda.is_available() else None, and model.to(device) before it; or train without {host}",
@@ -757,6 +760,7 @@ TRAINING: Final = (
     Row(
         code="gloo-type",
         symptom=r"(^|: )Invalid scalar type|(Cannot use|[Uu]nsupported) ReduceOp|ReduceOp\S* (is )?(not supported|only available)|(?i:gloo)\w* does not support|result type Float can't be cast to the desired output type (Long|Int)",
+        frames=r"Invalid scalar type|ReduceOp|(?i:gloo)|distributed_c10d|all_reduce",
         shows="RuntimeError: Invalid scalar type",
         cause="gloo, which connects ranks on Windows, does not exchange this kind of tensor, or not by this operation: it has no int16 and uint16, and no average of whole numbers",
         fix="turn that tensor into float32, int32 or int64 before the exchange, and use ReduceOp.SUM with a division by the number of ranks",
@@ -792,7 +796,7 @@ TRAINING: Final = (
     ),
     Row(
         code="dtypes-differ",
-        symptom=r"expected (m1 and m2|scalar type \w+ but found|mat1 and mat2)|mat1 and mat2 must have the same dtype|Input type \([^)]*\) and (bias|weight) type \([^)]*\) should be the same",
+        symptom=r"expected (m1 and m2|scalar type \w+ but found|mat1 and mat2)|Found dtype \w+ but expected \w+|mat1 and mat2 must have the same dtype|Input type \([^)]*\) and (bias|weight) type \([^)]*\) should be the same",
         shows="RuntimeError: mat1 and mat2 must have the same dtype, but got Float and Half",
         cause="a layer gets numbers of another kind than its weights have: parts of the model are fp16 or bf16 and others fp32",
         fix="compute below autocast (mixed_precision of Accelerate or fp16/bf16 of Trainer), or bring all parts of the model to one kind",
