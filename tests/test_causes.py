@@ -296,7 +296,9 @@ def test_numbers_of_linux_are_not_those_of_windows(text: str) -> None:
 def test_both_documents_are_those_of_the_table(tmp_path: Path) -> None:
     output_of(sys.executable, "docs/troubleshooting.py", tmp_path)
     for name in ("troubleshooting.md", "troubleshooting.en.md"):
-        assert (tmp_path / name).read_text("utf-8") == (ROOT / "docs" / name).read_text("utf-8"), "run `make docs`"
+        text = (tmp_path / name).read_text("utf-8")
+        assert text == (ROOT / "docs" / name).read_text("utf-8"), "run `make docs`"
+        assert sorted(re.findall("(?m)^### (.+)$", text)) == sorted(row.code for row in (*CONNECTION, *FAILURE))
 
 
 def test_the_document_on_tests_tells_which_causes_were_provoked() -> None:

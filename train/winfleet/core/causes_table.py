@@ -450,29 +450,6 @@ MACHINE: Final = (
         cause_ko="아무도 로그인하지 않은 작업(launch_logon s4u)에는 다른 컴퓨터에 낼 암호가 없고, 사용자가 연결한 드라이브 문자도 없습니다. 또는 {host}가 그 공유 폴더에 닿지 못합니다",
         fix_ko="그 폴더를 fleet_data로 보내십시오. 또는 launch_logon을 password로 정하고 \\\\server\\share로 적으십시오. 그 서버에 이 계정이 같은 암호로 있어야 합니다",
     ),
-    Row(  # Windows' rename does not replace; links of a model cache are another thing
-        code="rename-exists",
-        symptom=r"\[WinError 183\](?![^\n]*blobs)[^\n]* -> ",
-        shows="FileExistsError: [WinError 183] Cannot create a file when that file already exists: 'best.pt.tmp' -> 'best.pt'",
-        cause="the script renames a file to a name that is taken, which Linux replaces and Windows refuses",
-        fix="use os.replace in place of os.rename or Path.rename",
-        cause_ko="스크립트가 이미 있는 이름으로 파일 이름을 바꿉니다. Linux는 덮어쓰지만 Windows는 거부합니다",
-        fix_ko="os.rename이나 Path.rename 대신 os.replace를 쓰십시오",
-    ),
-    Row(  # a name in the root alone is that of shared memory
-        code="ranks-race",
-        symptom=(
-            r"(?m)^(?!.*: '/[^/']+'\s*$).*(?:FileExistsError|\[WinError 183\]|\[Errno 17\])"
-            r"|(?:WinError (?:5|32)\]|\[Errno 13\]|No such file|No locks available).*\.(?:incomplete|lock)\b"
-            r"|WinError 32\].*[\\/]huggingface[\\/]|(?:No such file|WinError [23]\]).*[\\/]huggingface[\\/].*\.arrow\b"
-            r"|(?:\[Errno (?:2|39)\]|WinError (?:2|3|145)\]).* -> "
-        ),
-        shows="FileExistsError: [WinError 183] Cannot create a file when that file already exists: 'C:\\\\winfleet\\\\runs\\\\r\\\\work\\\\raw'",
-        cause="two ranks of {host} prepare the same folder or file at once (make, rename or download it), or an earlier start of the run left it",
-        fix="let one rank of each PC prepare it first, `with accelerator.local_main_process_first():` or LOCAL_RANK == 0 and a barrier, and make folders with exist_ok=True; or send it as fleet_data",
-        cause_ko="{host}의 두 랭크가 같은 폴더나 파일을 동시에 만들거나 이름을 바꾸거나 내려받았습니다. 또는 이전 시작이 그것을 남겼습니다",
-        fix_ko="PC마다 한 랭크가 먼저 준비하게 하고(`with accelerator.local_main_process_first():`, 또는 LOCAL_RANK == 0과 barrier), 폴더는 exist_ok=True로 만드십시오. 또는 fleet_data 값으로 보내십시오",
-    ),
     Row(
         code="path-long",
         symptom=r"\[WinError 206\]|os error 206|filename or extension is too long|File name too long|파일 이름이나 확장명이 너무",
@@ -704,6 +681,33 @@ START: Final = (
         fix="stay signed in on {host} and set launch_logon to interactive, or to password",
         cause_ko="로그인해 두지 않으면 Windows가 이 계정의 작업을 실행해 주지 않습니다. 정책 때문이거나 Entra ID 계정이라서입니다",
         fix_ko="{host}에 로그인해 두고 launch_logon을 interactive로, 또는 password로 정하십시오",
+    ),
+)
+
+# Files that ranks make, which is a script's own work; their words are also those of a disk that others use, so they come first.
+RACES: Final = (
+    Row(  # Windows' rename does not replace; links of a model cache are another thing
+        code="rename-exists",
+        symptom=r"\[WinError 183\](?![^\n]*blobs)[^\n]* -> ",
+        shows="FileExistsError: [WinError 183] Cannot create a file when that file already exists: 'best.pt.tmp' -> 'best.pt'",
+        cause="the script renames a file to a name that is taken, which Linux replaces and Windows refuses",
+        fix="use os.replace in place of os.rename or Path.rename",
+        cause_ko="스크립트가 이미 있는 이름으로 파일 이름을 바꿉니다. Linux는 덮어쓰지만 Windows는 거부합니다",
+        fix_ko="os.rename이나 Path.rename 대신 os.replace를 쓰십시오",
+    ),
+    Row(  # a name in the root alone is that of shared memory
+        code="ranks-race",
+        symptom=(
+            r"(?m)^(?!.*: '/[^/']+'\s*$).*(?:FileExistsError|\[WinError 183\]|\[Errno 17\])"
+            r"|(?:WinError (?:5|32)\]|\[Errno 13\]|No such file|No locks available).*\.(?:incomplete|lock)\b"
+            r"|WinError 32\].*[\\/]huggingface[\\/]|(?:No such file|WinError [23]\]).*[\\/]huggingface[\\/].*\.arrow\b"
+            r"|(?:\[Errno (?:2|39)\]|WinError (?:2|3|145)\]).* -> "
+        ),
+        shows="FileExistsError: [WinError 183] Cannot create a file when that file already exists: 'C:\\\\winfleet\\\\runs\\\\r\\\\work\\\\raw'",
+        cause="two ranks of {host} prepare the same folder or file at once (make, rename or download it), or an earlier start of the run left it",
+        fix="let one rank of each PC prepare it first, `with accelerator.local_main_process_first():` or LOCAL_RANK == 0 and a barrier, and make folders with exist_ok=True; or send it as fleet_data",
+        cause_ko="{host}의 두 랭크가 같은 폴더나 파일을 동시에 만들거나 이름을 바꾸거나 내려받았습니다. 또는 이전 시작이 그것을 남겼습니다",
+        fix_ko="PC마다 한 랭크가 먼저 준비하게 하고(`with accelerator.local_main_process_first():`, 또는 LOCAL_RANK == 0과 barrier), 폴더는 exist_ok=True로 만드십시오. 또는 fleet_data 값으로 보내십시오",
     ),
 )
 
@@ -1235,4 +1239,4 @@ END: Final = (
     ),
 )
 
-FAILURE: Final = (*CONTROLLER, *PACKAGES, *START, *MACHINE, *TRAINING, *END)
+FAILURE: Final = (*CONTROLLER, *PACKAGES, *START, *RACES, *MACHINE, *TRAINING, *END)
