@@ -37,13 +37,15 @@ set_state = ctypes.WinDLL("kernel32").SetThreadExecutionState
 set_state.restype = ctypes.c_uint32
 print(hex(set_state(ctypes.c_uint32(0x80000000))))
 """
-# The task is registered and Windows does not start it.
+# The task is registered and Windows does not start it. (Wine's desktop is started by the first PowerShell here, and keeps its pipes.)
 LAUNCH = """
-import sys
+import subprocess, sys
 sys.path.insert(0, {package!r})
 from pathlib import Path
 from winfleet.runs import control
 control.LAUNCH_SECONDS = 2
+for words in (["-Command", "1"], ["-Command", "[Console]::In.ReadToEnd()"]):
+    subprocess.run(["powershell.exe", "-NoProfile", "-NonInteractive", *words], input=b"x", capture_output=True)
 given = {{"machine_rank": 0, "agent": "0" * 12, "python": sys.executable, "logon": "password"}}
 try:
     control.launch(Path(sys.argv[1]), given, {{}}, "lab")
