@@ -11,15 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from winfleet.core.causes_table import CONNECTION, END, MACHINE, PACKAGES, START, TRAINING, Row
+from winfleet.core.causes_table import CONNECTION, CONTROLLER, END, MACHINE, PACKAGES, RACES, START, TRAINING, Row
 
 HERE: Final = Path(__file__).resolve().parent
 SECTIONS: Final = (  # rows, English title, Korean title
+    (CONTROLLER, "Ansible does not start", "Ansible이 시작되지 않을 때"),
     (CONNECTION, "A worker cannot be reached", "워커에 연결되지 않을 때"),
     (PACKAGES, "Packages cannot be installed", "패키지가 설치되지 않을 때"),
     (START, "A training does not start", "학습이 시작되지 않을 때"),
     (MACHINE, "Disk, memory, files, and what guards them", "디스크, 메모리, 파일과 보안 프로그램"),
-    (TRAINING, "The training fails", "학습이 실패할 때"),
+    ((*RACES, *TRAINING), "The training fails", "학습이 실패할 때"),
     (END, "A process or a host ends", "프로세스나 호스트가 끝날 때"),
 )
 MADE: Final = (

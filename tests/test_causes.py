@@ -4,7 +4,9 @@ Words are provoked here where that takes a moment on Linux; the others were reco
 """
 
 import json
+import os
 import re
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 from builders import pcs
 from conftest import ROOT, SCRIPTS
+from counter_causes import NOT_CONNECTIONS, NOT_FAILURES, SPAWNED
 from made_files import write_wheel
 from programs import call, output_of
 from recorded_causes import CONNECTIONS, OTHERS, POOL, RECORDED
@@ -35,14 +38,19 @@ from winfleet.environments import environment
 from winfleet.launcher.agent import as_cause
 from winfleet.launcher.joining import join_failure
 from winfleet.launcher.rendezvous import PlanRendezvous
+from winfleet.machine.windows import task_result
 
 # code -> the test that has the failure happen
 FAILURES_IN_A_SCRIPT = (
     "nccl-missing", "port-taken", "store-unreachable", "address-foreign", "gloo-adapter", "shapes-differ", "all-reduce-timeout", "memory",
     "cuda-build", "disk-full", "path-long", "file-denied", "file-missing", "module-missing", "code-page", "loader-ended", "loader-pickle",
     "loader-main", "checkpoint-other", "rank-missing", "compiler-missing", "ddp-wrapped", "ready-twice", "unused-parameters",
+    "ranks-race", "fp16-weights", "device-ids", "gloo-type", "dtypes-differ", "no-grad", "lengths-differ", "index-range",
+    "weights-only", "file-damaged",
 )  # fmt: skip
-UV_FAILURES = ("hash-mismatch", "index-refused", "index-unreachable", "python-missing", "no-wheel", "torch-differs")
+UV_FAILURES = (
+    "hash-mismatch", "index-refused", "index-proxy", "index-timeout", "index-unreachable", "python-missing", "no-wheel", "torch-differs",
+)  # fmt: skip
 PROVOKED = {
     "test_a_failure_in_a_script_finds_its_cause": FAILURES_IN_A_SCRIPT,
     "test_a_failure_of_uv_finds_its_cause": UV_FAILURES,
@@ -52,10 +60,21 @@ PROVOKED = {
 }
 
 
-def code_of(text: str, rows: Sequence[Row] = FAILURE) -> str:
+def code_of(text: str, rows: Sequence[Row] = FAILURE, around: str = "") -> str:
     """The code of the row that the text finds, "" where it finds none."""
-    found = explain(text, rows=rows)
+    found = explain(text, rows=rows, around=around)
     return found.code if found else ""
+
+
+def code_in(said: str) -> str:
+    """The code that stands in what a user is shown, "" where there is none."""
+    found = re.search(r" \[([\w-]+)\]\n  hint: ", said)
+    return found[1] if found else ""
+
+
+def words_of(text: str) -> set[str]:
+    """What a text has in common with one that is near."""
+    return {word.lower() for word in re.findall(r"[^\W_]{4,}", text)}
 
 
 def test_every_row_was_seen() -> None:
@@ -86,6 +105,15 @@ def test_a_recorded_failure_finds_its_cause(code: str, text: str) -> None:
     assert "  " not in said.replace("\n  ", "")
 
 
+@pytest.mark.parametrize("row", [*CONNECTION, *FAILURE], ids=lambda row: row.code)
+def test_a_row_does_not_take_what_is_near_to_it(row: Row) -> None:
+    rows, counters = (CONNECTION, NOT_CONNECTIONS) if row in CONNECTION else (FAILURE, NOT_FAILURES)
+    for text, right in counters[row.code].items():
+        assert right != row.code
+        assert code_of(text, rows) == right, text
+    assert any(words_of(text) & words_of(row.shows) for text in counters[row.code]), "that is not near"
+
+
 @pytest.fixture(scope="module")
 def in_a_script(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What tests/scripts/failures.py got to hear."""
@@ -100,15 +128,21 @@ def test_a_failure_in_a_script_finds_its_cause(code: str, in_a_script: dict[str,
 
 
 @pytest.fixture(scope="module")
-def index() -> Iterator[str]:
-    """A package index that wants a sign-in."""
-    with answering(b"HTTP/1.0 403 Forbidden\r\n\r\n") as (port, _):
-        yield f"http://127.0.0.1:{port}/simple"
+def indexes() -> Iterator[dict[str, dict[str, str]]]:
+    """What leads uv to an index that wants a sign-in, that never answers, and that lies behind a proxy which refuses."""
+    with answering(b"HTTP/1.0 403 Forbidden\r\n\r\n") as (port, _), socket.create_server(("127.0.0.1", 0)) as silent:
+        yield {
+            "index-refused": {"UV_INDEX_URL": f"http://127.0.0.1:{port}/simple"},
+            "index-timeout": {
+                "UV_INDEX_URL": f"http://127.0.0.1:{silent.getsockname()[1]}/simple", "UV_HTTP_TIMEOUT": "1",
+            },
+            "index-proxy": {"UV_INDEX_URL": "https://pypi.org/simple", "HTTPS_PROXY": f"http://127.0.0.1:{port}"},
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize("code", UV_FAILURES)
 def test_a_failure_of_uv_finds_its_cause(
-    code: str, tmp_path: Path, index: str, monkeypatch: pytest.MonkeyPatch
+    code: str, tmp_path: Path, indexes: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_wheel(tmp_path / "six", "six", "1.17.0")
     (tmp_path / "none").mkdir()
@@ -116,7 +150,8 @@ def test_a_failure_of_uv_finds_its_cause(
         "uv": find_uv_bin(), "base": sys.executable, "python_version": "3.11", "wheels": "", "torch_backend": "", "torch": "2.13.0",
         "requirements": f"six==1.17.0 --hash=sha256:{'0' * 64}\n", "digest": "0" * 64, "python": "", "refuse": False, "direct": {},
     }  # fmt: skip
-    monkeypatch.setenv("UV_INDEX_URL", index if code == "index-refused" else "http://127.0.0.1:9/simple")
+    for name, value in indexes.get(code, {"UV_INDEX_URL": "http://127.0.0.1:9/simple"}).items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
     changed: dict[str, dict[str, Any]] = {
@@ -178,7 +213,7 @@ def test_a_closed_way_is_named_with_its_direction() -> None:
 )  # fmt: skip
 def test_what_a_rank_said_decides_then_its_log_then_its_exit_code(cause: Cause, code: str) -> None:
     said = describe_failure(cause)
-    assert (re.findall(r"\n  cause: .* \[([\w-]+)\]\n  hint: ", said) or [""])[0] == code, said
+    assert code_in(said) == code, said
 
 
 @pytest.mark.parametrize(
@@ -193,15 +228,49 @@ def test_a_store_that_does_not_answer_is_named_by_its_address(text: str) -> None
     assert "cause: the first host's store does not answer 10.0.0.11: " in advise(text)
 
 
-def test_a_warning_of_torch_is_no_cause() -> None:
-    """https://github.com/torchgeo/torchgeo/issues/1198: it stands in the log of a good start, too."""
-    warning = (
-        "[W socket.cpp:601] [c10d] The client socket has failed to connect to [t2]:58152 (system error: 10049 - The requested address is not "
-        "valid in its context.)."
-    )
-    assert code_of(warning) == ""
+def test_an_error_beside_a_warning_of_torch_is_found() -> None:
+    [warning] = NOT_FAILURES["address-foreign"]
     error = "OSError: [WinError 10049] The requested address is not valid in its context"
     assert code_of(f"{warning}\n{error}") == "address-foreign"
+
+
+BROKEN_PIPE = "BrokenPipeError: [Errno 32] Broken pipe"
+
+
+@pytest.mark.parametrize(
+    ("text", "log", "code"),
+    [
+        (BROKEN_PIPE, SPAWNED, "loader-start"),
+        (BROKEN_PIPE, 'File "train.py", line 9, in main\n    print(loss)', ""),
+        ("EOFError: Ran out of input", 'File "train.py", line 9\n    rows = pickle.load(f)', "file-damaged"),
+        ("RuntimeError: [gloo/transport/tcp/pair.cc:553] writev [10.0.0.12]:40123: Broken pipe", SPAWNED, "peer-gone"),
+    ],
+)  # fmt: skip
+def test_an_exception_is_judged_with_its_frames(text: str, log: str, code: str) -> None:
+    cause = Cause(host="pc1", rank=0, exit_code=1, text=text, lines=tuple(log.splitlines()))
+    assert code_in(describe_failure(cause)) == code
+    assert cause.is_echo == (code == "peer-gone"), "whoever has no ended peer may be the first failure"
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "code"),
+    [
+        (RECORDED["virus-script"], "", "virus-script"),
+        ("Module result deserialization failed.", RECORDED["app-control-script"], "app-control-script"),
+        (RECORDED["virus-compiler"], "", "virus-compiler"),
+        (CONNECTIONS["virus-remote"], "", "virus-remote"),
+        (CONNECTIONS["proxy"], "", "proxy"),
+        ("Access is denied.", "", ""),
+        ("no such file: timed out", "", ""),
+        ("no room\n  hint: make some", "No space left on device", ""),
+        ("HTTPSConnectionPool(host='pypi.org', port=443): Read timed out.", "", ""),
+    ],
+)  # fmt: skip
+def test_a_task_that_failed_asks_the_table_too(text: str, said: str, code: str) -> None:
+    told = describe_failed("pc2", text, said)
+    assert re.findall(r"\[([a-z-]+)\]\n  hint: ", told) == [code] * bool(code), told
+    assert "{host}" not in told
+    assert told.startswith(text if code != "proxy" else "did not answer: the request for pc2 went to a proxy")
 
 
 def test_exit_codes_of_windows_are_named_as_windows_does() -> None:
@@ -227,14 +296,18 @@ def test_numbers_of_linux_are_not_those_of_windows(text: str) -> None:
 def test_both_documents_are_those_of_the_table(tmp_path: Path) -> None:
     output_of(sys.executable, "docs/troubleshooting.py", tmp_path)
     for name in ("troubleshooting.md", "troubleshooting.en.md"):
-        assert (tmp_path / name).read_text("utf-8") == (ROOT / "docs" / name).read_text("utf-8"), "run `make docs`"
+        text = (tmp_path / name).read_text("utf-8")
+        assert text == (ROOT / "docs" / name).read_text("utf-8"), "run `make docs`"
+        assert sorted(re.findall("(?m)^### (.+)$", text)) == sorted(row.code for row in (*CONNECTION, *FAILURE))
 
 
 def test_the_document_on_tests_tells_which_causes_were_provoked() -> None:
     text = (ROOT / "docs" / "testing.md").read_text("utf-8")
     for test, codes in PROVOKED.items():
         line = next(line for line in text.splitlines() if line.startswith(f"| `{test}` |"))
-        assert re.findall(r"`([a-z-]+)`", line.partition("|")[2].partition("|")[2]) == list(codes), "in docs/testing.md"
+        assert re.findall(r"`([a-z\d-]+)`", line.partition("|")[2].partition("|")[2]) == list(codes), (
+            "in docs/testing.md"
+        )
 
 
 @pytest.mark.parametrize(("code", "text"), CONNECTIONS.items(), ids=CONNECTIONS.keys())
@@ -250,6 +323,29 @@ def test_recorded_words_are_turned_into_their_cause(code: str, text: str) -> Non
 def test_http_spoken_to_an_https_port_is_told_too() -> None:
     text = "ntlm: ('Connection aborted.', RemoteDisconnected('Remote end closed connection without response'))"
     assert describe_unreachable("pc2", text).startswith("did not answer: http and https were mixed up")
+
+
+@pytest.mark.parametrize(
+    ("printed", "result", "code"),
+    [
+        ("2147943785\r\n", "0x80070569 of its scheduled task: this account may not sign in as a batch job", "task-batch"),
+        ("2147943726", "0x8007052E of its scheduled task: the user name or password is wrong", "task-password"),
+        ("267011", "0x00041303 of its scheduled task: it was not run yet", "task-waits"),
+        ("-1073741515", "0xC0000135 of its scheduled task: a DLL that its program needs is missing", "dll-missing"),
+        ("267009", "0x00041301 of its scheduled task: it is running", ""),
+        ("1", "0x00000001 of its scheduled task", ""),
+        ("Get-ScheduledTaskInfo : The system cannot find the file specified.", "", ""),
+    ],
+)  # fmt: skip
+def test_what_windows_says_of_a_task_finds_its_cause(
+    printed: str, result: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "powershell.exe").write_text(f"#!/bin/sh\nprintf '%s' '{printed}'\n")
+    (tmp_path / "powershell.exe").chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    said = f"the launcher said nothing within 60 s{task_result('launcher')}"
+    assert said == f"the launcher said nothing within 60 s{f', and Windows says {result}' if result else ''}"
+    assert code_of(said) == code
 
 
 def test_unknown_words_are_shown_as_they_are() -> None:
@@ -275,5 +371,29 @@ def test_a_task_that_failed_of_its_connection_says_that_it_broke_off(text: str) 
     )
 
 
-def test_a_task_that_failed_of_something_else_has_its_own_words() -> None:
-    assert describe_failed("pc2", "no such file: timed out") == "no such file: timed out"
+BOOK = """
+- name: Fail
+  hosts: all
+  gather_facts: false
+  any_errors_fatal: false
+  tasks:
+    - name: Be stopped by an antivirus
+      ansible.builtin.fail: {msg: "{{ said }}"}
+      when: inventory_hostname == "pc1"
+    - name: Be stopped item by item
+      ansible.builtin.fail: {msg: "{{ item }}"}
+      loop: ["{{ said }}"]
+"""
+
+
+@pytest.mark.ansible
+def test_ansible_shows_the_cause_of_a_task_that_failed(tmp_path: Path) -> None:
+    book, given = tmp_path / "book.yml", tmp_path / "given.json"
+    book.write_text(BOOK)
+    given.write_text(json.dumps({"said": RECORDED["app-control-script"], "ansible_connection": "local"}))
+    done = call("ansible-playbook", "-i", "pc1,pc2,", book, "-e", f"@{given}")
+    said = [line for line in done.stderr.splitlines() if "language mode" in line]
+    assert [line.partition(":")[2].partition(":")[0].strip() for line in said if line.startswith("error")] == [
+        "pc1", "pc2",
+    ], done.stderr  # fmt: skip
+    assert len(re.findall(r"^  cause: PowerShell on (pc\d) runs in constrained", done.stderr, re.MULTILINE)) == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible import constants
@@ -28,6 +28,12 @@ def short(event: Callable[..., None]) -> Callable[..., None]:
         show(self, *given, **named)
 
     return shown
+
+
+def told(host: str, result: Mapping[str, Any]) -> str:
+    """Why a task failed, with what its program printed where that is known."""
+    said = "\n".join(str(result.get(part, "")) for part in ("module_stderr", "module_stdout", "stderr", "exception"))
+    return describe_failed(host, str(result.get("msg", "failed without a message")), said)
 
 
 class CallbackModule(Default):
@@ -80,15 +86,15 @@ class CallbackModule(Default):
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         """The message, once."""
         if not ignore_errors and "results" not in result._result:  # items were shown one by one
-            name, text = result._host.get_name(), str(result._result.get("msg", "failed without a message"))
+            name = result._host.get_name()
             windows = any(group.name == "windows" for group in result._host.get_groups())
             known = "" if windows else describe_interpreter(name, result._result)
-            self._say_error(result, known or describe_failed(name, text))
+            self._say_error(result, known or told(name, result._result))
 
     @short
     def v2_runner_item_on_failed(self, result: Any) -> None:
         """The item's message."""
-        self._say_error(result, str(result._result.get("msg", "")))
+        self._say_error(result, told(result._host.get_name(), result._result))
 
     @short
     def v2_runner_on_unreachable(self, result: Any) -> None:

@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch._dynamo
@@ -141,7 +142,7 @@ class Half(torch.nn.Module):
         return batch
 
 
-def train_in_ddp(model: torch.nn.Module, **options: bool) -> None:
+def train_in_ddp(model: torch.nn.Module, **options: Any) -> None:
     """Two steps of a lone rank."""
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -149,6 +150,29 @@ def train_in_ddp(model: torch.nn.Module, **options: bool) -> None:
     for _ in range(2):
         wrapped(torch.ones(1, 2, requires_grad=True)).sum().backward()
     wrapped.generate()
+
+
+def train_fp16_weights() -> None:
+    """As scripts for LoRA do that load their model in fp16."""
+    model = torch.nn.Linear(2, 2).half()
+    optimizer, scaler = torch.optim.SGD(model.parameters()), torch.amp.GradScaler("cpu")
+    scaler.scale(model(torch.ones(1, 2).half()).float().sum()).backward()
+    scaler.unscale_(optimizer)
+
+
+def load(*, objects: bool) -> None:
+    """A checkpoint with an object in it, or one that was cut off."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.pt")
+        torch.save(Path("x") if objects else torch.ones(1000), path)
+        if not objects:
+            os.truncate(path, 1000)
+        torch.load(path)
+
+
+def make_twice() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.makedirs(folder)
 
 
 FAILURES: dict[str, Failure] = {
@@ -176,6 +200,16 @@ FAILURES: dict[str, Failure] = {
     "ddp-wrapped": lambda: train_in_ddp(torch.nn.Linear(2, 2)),
     "ready-twice": lambda: train_in_ddp(Half(times=2), find_unused_parameters=True),
     "unused-parameters": lambda: train_in_ddp(Half(times=1)),
+    "ranks-race": make_twice,
+    "fp16-weights": train_fp16_weights,
+    "device-ids": lambda: train_in_ddp(torch.nn.Linear(2, 2), device_ids=[0]),
+    "gloo-type": lambda: ranks(lambda group, _: group.allreduce([torch.ones(4, dtype=torch.int16)]).wait()),
+    "dtypes-differ": lambda: torch.nn.Linear(2, 2)(torch.ones(1, 2).half()),
+    "no-grad": lambda: torch.ones(1).sum().backward(),
+    "lengths-differ": lambda: next(iter(DataLoader([torch.ones(1), torch.ones(2)], batch_size=2))),
+    "index-range": lambda: torch.nn.Embedding(2, 2)(torch.tensor([5])),
+    "weights-only": lambda: load(objects=True),
+    "file-damaged": lambda: load(objects=False),
 }  # fmt: skip
 
 

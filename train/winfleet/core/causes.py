@@ -13,9 +13,23 @@ from typing import Any, Final, NamedTuple
 
 from .causes_table import CONNECTION, END, FAILURE, MACHINE, START, Row
 
-DROPPED: Final = next(row for row in CONNECTION if row.code == "dropped")
-# The words of a connection in a task that failed: it had reached the host before.
-BROKEN: Final = re.compile(rf"HTTPS?ConnectionPool\(|'Connection aborted|{DROPPED.symptom}")
+ROWS: Final = {row.code: row for row in (*CONNECTION, *FAILURE)}
+DROPPED: Final = ROWS["dropped"]
+# The words of WinRM's connection in a task that failed: it had reached the host before. Programs on a host have such words too.
+BROKEN: Final = re.compile(
+    r"HTTPS?ConnectionPool\([^\n]*(port=598[56]\b|url: /wsman)|winrm (connection error|send_input failed)"
+    r"|'Connection aborted|shell was not found on the server"
+)
+# What stops the task of a playbook, whoever wrote its module. "Access is denied" alone says too little there.
+TASK: Final = tuple(
+    ROWS[code]
+    for code in (
+        "virus-remote", "virus-script", "app-control-script", "virus-compiler", "app-control", "virus", "shared-memory",
+        "paging-file", "disk-quota", "disk-full", "memory", "task-password", "task-batch", "task-waits", "task-refused",
+    )
+)  # fmt: skip
+# What a rank says that ends because another one did; it is never the first failure while others say more.
+ECHO: Final = re.compile(rf"{ROWS['peer-gone'].symptom}|DistNetworkError|SIGTERM")
 # What Ansible says where a host's Python gave no module's answer.
 NO_PYTHON: Final = "its Python"
 UNREAD: Final = re.compile(
@@ -35,10 +49,14 @@ class Explanation(NamedTuple):
     fix: str
 
 
-def explain(text: str, host: str = "the host", rows: Sequence[Row] = FAILURE) -> Explanation | None:
-    """The first row whose symptom is in the text, its words about this host; None where nobody knows it yet."""
+def explain(text: str, host: str = "the host", rows: Sequence[Row] = FAILURE, around: str = "") -> Explanation | None:
+    """The first row whose symptom is in the text, its words about this host; None where nobody knows it yet.
+
+    `around` is what stands around the text in a log: it has the frames of an exception.
+    """
+    text, frames = text[:MAX_SEARCHED], f"{text[:MAX_SEARCHED]}\n{around[:MAX_SEARCHED]}".rstrip()
     for row in rows:
-        if found := re.search(row.symptom, text[:MAX_SEARCHED]):
+        if (found := re.search(row.symptom, text)) and re.search(row.frames, frames):
             names = {"host": host, **{name: value or "" for name, value in found.groupdict().items()}}
             return Explanation(code=row.code, cause=fill_in(row.cause, names), fix=fill_in(row.fix, names))
     return None
@@ -51,16 +69,16 @@ def fill_in(text: str, names: dict[str, str]) -> str:
     return text
 
 
-def advise(text: str, host: str = "the host", rows: Sequence[Row] = FAILURE) -> str:
-    """Two lines, cause and hint, to stand below a failure's own words; "" where nobody knows it yet."""
-    known = explain(text, host, rows)
+def advise(text: str, host: str = "the host", rows: Sequence[Row] = FAILURE, around: str = "") -> str:
+    """Two lines, cause and hint, to stand below a failure's own words; "" where nobody knows it yet. `around` as in explain()."""
+    known = explain(text, host, rows, around)
     return "" if known is None else f"\n  cause: {known.cause} [{known.code}]\n  hint: {known.fix}"
 
 
 def advise_on_rank(text: str, host: str, exit_code: int | None, lines: Sequence[str] = ()) -> str:
-    """The same for a rank: its exception decides. The end of its log and its exit code do where it wrote none."""
+    """The same for a rank: its exception decides, with its frames. The end of its log and its exit code do where it wrote none."""
     if not re.match(r"ended |Signal \d", text):  # agent.py's words, or torch's
-        return advise(text, host)
+        return advise(text, host, around="\n".join(lines))
     words = "" if re.search("SIGKILL|SIGTERM", text) else "\n".join(lines)  # who is killed has no last words
     code = "" if exit_code is None else f"exit code {name_exit_code(exit_code)}"
     return next(filter(None, (advise(part, host) for part in (words, code, text))), "")
@@ -79,11 +97,15 @@ def describe_unreachable(host: str, text: str) -> str:
     return f"did not answer: {known.cause} [{known.code}]\n  hint: {known.fix}"
 
 
-def describe_failed(host: str, text: str) -> str:
-    """What a task failed of: its own words, or in place of a connection's words that the connection broke off."""
+def describe_failed(host: str, text: str, said: str = "") -> str:
+    """What a task failed of: its own words, with cause and hint where they are known and it has none of its own.
+
+    In place of a connection's words stands that the connection broke off. `said` is what its program printed besides.
+    """
     if not BROKEN.search(text):
-        return text
-    return f"did not answer: {DROPPED.cause} [{DROPPED.code}]\n  hint: {fill_in(DROPPED.fix, {'host': host})}"
+        return text if "hint: " in text else text.rstrip() + advise(f"{text}\n{said}", host, TASK)
+    row = ROWS["proxy"] if re.search(ROWS["proxy"].symptom, text) else DROPPED
+    return f"did not answer: {row.cause} [{row.code}]\n  hint: {row.fix}".replace("{host}", host)
 
 
 def describe_interpreter(host: str, result: Mapping[str, Any], python: str = "", others: Sequence[str] = ()) -> str:

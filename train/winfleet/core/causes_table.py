@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from .surroundings import COPIES, FILES, LETTER, NOT_OPENED, NOT_THERE, SHARE, SPAWN
+
 
 class Row(NamedTuple):
-    """One failure. {host} in a text is the host's name; {other names} are groups of the symptom's expression."""
+    """One failure. {host} in a text is the host's name; {other names} are groups of the symptom's expression.
+
+    Where words alone do not tell whose failure it is, `frames` must be found too: in the text, or in what stands around it
+    in the rank's log, its traceback.
+    """
 
     code: str  # stable: commands show it, documents and tests name it
     symptom: str  # regular expression
@@ -19,10 +25,20 @@ class Row(NamedTuple):
     fix: str
     cause_ko: str
     fix_ko: str
+    frames: str = ""  # regular expression
 
 
 # The words of Ansible's connections, seen with ansible-core 2.19 and pywinrm 0.5.
 CONNECTION: Final = (
+    Row(
+        code="proxy",
+        symptom=r"ProxyError|Tunnel connection failed|(Cannot|Unable to) connect to proxy|Proxy Authentication Required",
+        shows="Max retries exceeded with url: /wsman (Caused by ProxyError('Cannot connect to proxy.', OSError('Tunnel connection failed: 403 Forbidden')))",
+        cause="the request for {host} went to a proxy of this machine (HTTPS_PROXY, or ansible_winrm_proxy), which does not reach the PCs of this network",
+        fix="remove ansible_winrm_proxy, or put the address of {host} into no_proxy: `export no_proxy=ADDRESS,$no_proxy`",
+        cause_ko="{host}에 보낸 요청이 이 컴퓨터의 프록시(HTTPS_PROXY 또는 ansible_winrm_proxy)로 갔습니다. 프록시는 이 네트워크의 PC에 닿지 못합니다",
+        fix_ko="ansible_winrm_proxy를 지우거나, {host}의 주소를 no_proxy에 넣으십시오: `export no_proxy=ADDRESS,$no_proxy`",
+    ),
     Row(
         code="certificate-expired",
         symptom=r"certificate has expired",
@@ -77,9 +93,18 @@ CONNECTION: Final = (
         cause_ko="사용자 이름이나 암호가 틀렸거나, 암호가 없는 계정입니다(Microsoft 계정은 암호 없이 로그인합니다)",
         fix_ko="WINFLEET_PASSWORD와 ansible_user를 확인하십시오. 그런 계정이라면 {host}에서 `worker_setup.ps1 -CreateUser`를 실행하십시오",
     ),
+    Row(  # 2147942405 is 0x80070005: who signed in may do all, and what he starts is stopped
+        code="virus-remote",
+        symptom=r"wsmanfault_code'?:? '?2147942405",
+        shows="Access is denied. (extended fault data: {'http_status_code': 500, 'wsmanfault_code': '2147942405', 'fault_subcode': 'w:InternalError'})",
+        cause="the account may sign in, but a program that guards {host} (Kaspersky and Trellix are known for it), or a policy, does not let it start Ansible's PowerShell",
+        fix="look at that program's history on {host}, and allow cmd.exe and powershell.exe there that winrshost.exe starts",
+        cause_ko="로그인은 되지만, {host}의 보안 프로그램(Kaspersky와 Trellix가 알려져 있습니다)이나 정책이 Ansible의 PowerShell을 실행하지 못하게 합니다",
+        fix_ko="{host}에서 그 프로그램의 기록을 보고, winrshost.exe가 시작하는 cmd.exe와 powershell.exe를 허용하십시오",
+    ),
     Row(
         code="filtered-token",
-        symptom=r"Access is denied",
+        symptom=r"^(?![\s\S]*2147942405)[\s\S]*Access is denied",
         shows="ntlm: Access is denied. (extended fault data: {'wsmanfault_code': 5, 'fault_subcode': 'w:AccessDenied'})",
         cause="Windows filters the rights of local administrators over the network (LocalAccountTokenFilterPolicy)",
         fix="run scripts\\worker_setup.cmd on {host}, and use an account of the group Administrators",
@@ -94,6 +119,15 @@ CONNECTION: Final = (
         fix="end them on {host} with `Restart-Service WinRM`; then worker_setup.yml raises a limit that is too low",
         cause_ko="{host}에 이 계정의 원격 셸이 너무 많이 열려 있습니다. 다른 프로그램이 쓰고 있거나, 닫히지 않은 셸이 남았습니다",
         fix_ko="{host}에서 `Restart-Service WinRM`으로 셸을 끝내십시오. 그다음 worker_setup.yml을 실행하면 너무 낮은 한도를 높입니다",
+    ),
+    Row(  # pywinrm's WinRMOperationTimeoutError has no words, so nothing stands behind the way of signing in
+        code="shell-slow",
+        symptom=r"(?m)(^|\s)(ntlm|negotiate|kerberos|certificate|credssp|basic|plaintext|ssl):\s*(,|$)",
+        shows="ntlm: ",
+        cause="it answered, but did not open a remote shell in time: an account's first sign-in makes its profile, or the PC is busy",
+        fix="run the same command again; if it stays so, look at the load of {host}, or raise ansible_winrm_operation_timeout_sec and ansible_winrm_read_timeout_sec, which must be greater",
+        cause_ko="PC가 답했지만 제때 원격 셸을 열지 못했습니다. 계정이 처음 로그인하면 프로필을 만드느라 오래 걸리며, PC가 바쁠 때도 그렇습니다",
+        fix_ko="같은 명령을 다시 실행하십시오. 그래도 같다면 {host}의 부하를 보거나, ansible_winrm_operation_timeout_sec와 그보다 커야 하는 ansible_winrm_read_timeout_sec를 늘리십시오",
     ),
     Row(  # while a task runs there is no "ntlm: " before the words, as there is while it connects
         code="dropped",
@@ -169,6 +203,19 @@ CONNECTION: Final = (
     ),
 )
 
+# Ansible's own words on the controller, before anything of ours runs: for the document alone.
+CONTROLLER: Final = (
+    Row(
+        code="locale",
+        symptom=r"could not initialize the preferred locale|requires the locale encoding to be UTF-8",
+        shows="ERROR: Ansible could not initialize the preferred locale: unsupported locale setting\nERROR: Ansible requires the locale encoding to be UTF-8; Detected None.",
+        cause="LANG or LC_ALL names a language that this machine never made, as in a fresh WSL or over SSH, or one without UTF-8, such as C",
+        fix="`export LC_ALL=C.UTF-8`, then run the command again",
+        cause_ko="LANG이나 LC_ALL이 이 컴퓨터에서 만든 적 없는 로캘(새 WSL이나 SSH에서 그렇습니다)이거나, C처럼 UTF-8이 아닌 로캘입니다",
+        fix_ko="`export LC_ALL=C.UTF-8`을 실행한 뒤 명령을 다시 실행하십시오",
+    ),
+)
+
 # uv's words (0.8 and newer), and those of the check that follows.
 PACKAGES: Final = (
     Row(
@@ -182,16 +229,31 @@ PACKAGES: Final = (
     ),
     Row(
         code="index-certificate",
-        symptom=r"invalid peer certificate|UnknownIssuer|self[- ]signed certificate in certificate chain",
+        symptom=r"(?m)^(?!.*(?:huggingface|hf\.co|wandb)).*(?:invalid peer certificate|UnknownIssuer|self[- ]signed certificate in certificate chain)",
         shows="client error (Connect): invalid peer certificate: UnknownIssuer",
         cause="something between the host and the package index, such as a company's proxy or an antivirus, shows a certificate of its own",
-        fix="set SSL_CERT_FILE on the host to that certificate's file, or bring the packages with `-e uv_env_offline=true`",
+        fix="set SSL_CERT_FILE to that certificate's file in the system's variables of the host, or bring the packages with `-e uv_env_offline=true`",
         cause_ko="호스트와 패키지 인덱스 사이의 회사 프록시나 백신이 자기 인증서를 끼워 넣습니다",
-        fix_ko="호스트의 SSL_CERT_FILE을 그 인증서 파일로 정하거나, `-e uv_env_offline=true`로 패키지를 보내십시오",
+        fix_ko="호스트의 시스템 환경 변수 SSL_CERT_FILE을 그 인증서 파일로 정하거나, `-e uv_env_offline=true`로 패키지를 보내십시오",
+    ),
+    Row(
+        code="index-proxy",
+        symptom=(
+            r"(?m)tunnel error|proxy authorization required|unsuccessful tunnel"
+            r"|^(?=[^\n]*(?:pypi|pythonhosted|/simple/|/whl/|pytorch\.org))[^\n]*(?:ProxyError|Tunnel connection failed|connect to proxy|Proxy Authentication)"
+        ),
+        shows="error sending request for url (https://pypi.org/simple/torch/): client error (Connect): tunnel error: proxy authorization required",
+        cause="the proxy between the host and the package index did not let the request through: it wants a sign-in, or does not allow that address",
+        fix="name the proxy with its sign-in in the system's variables of the host, HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT; or bring the packages with `-e uv_env_offline=true`",
+        cause_ko="호스트와 패키지 인덱스 사이의 프록시가 요청을 통과시키지 않았습니다. 로그인이 필요하거나 그 주소를 허용하지 않습니다",
+        fix_ko="호스트의 시스템 환경 변수에 프록시를 로그인 정보와 함께 정하거나(HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT), `-e uv_env_offline=true`로 패키지를 보내십시오",
     ),
     Row(
         code="index-refused",
-        symptom=r"HTTP status (?:client|server) error \((?P<status>\d+)|An index \(\S+\) returned a (?P<number>\d+)|lack of valid authentication credentials",
+        symptom=(
+            r"HTTP status (?:client|server) error \((?P<status>\d+)(?![^\n]*(?:hf\.co|huggingface))"
+            r"|An index \(\S+\) returned a (?P<number>\d+)|lack of valid authentication credentials"
+        ),
         shows="HTTP status client error (403 Forbidden) for url (https://pypi.org/simple/torch/)",
         cause="the package index, or a proxy before it, answers {status}{number}: it wants a sign-in, does not have the package, or is down",
         fix="check the index settings of uv and pip on the host, or bring the packages with `-e uv_env_offline=true`",
@@ -199,13 +261,29 @@ PACKAGES: Final = (
         fix_ko="호스트의 uv와 pip 인덱스 설정을 확인하거나, `-e uv_env_offline=true`로 패키지를 보내십시오",
     ),
     Row(
+        code="index-timeout",
+        symptom=(
+            r"(?m)network timeout\. Try increasing|\A(?![\s\S]*\(Connect\))[\s\S]*(?:[Cc]aused? ?(?:by)?:|▶|\):)\s*operation timed out"
+            r"|^(?=[^\n]*(?:pypi|pythonhosted|/simple/|/whl/|pytorch\.org))[^\n]*(?:Read timed out|ReadTimeoutError)"
+        ),
+        shows="Failed to download distribution due to network timeout. Try increasing UV_HTTP_TIMEOUT (current value: 30s).",
+        cause="a download took longer than uv waits: a big package (torch has 2 GB) on a slow or shared line, or a proxy or scanner that holds it back",
+        fix="run again, as what is whole is kept; if it stays so, set UV_HTTP_TIMEOUT=600 in the system's variables of the host, or bring the packages with `-e uv_env_offline=true`",
+        cause_ko="내려받기가 uv가 기다리는 시간보다 오래 걸렸습니다. 느리거나 함께 쓰는 회선에서 큰 패키지(torch는 2GB)를 받거나, 프록시나 검사 프로그램이 붙잡고 있습니다",
+        fix_ko="다시 실행하십시오. 다 받은 것은 남아 있습니다. 그래도 같다면 호스트의 시스템 환경 변수에 UV_HTTP_TIMEOUT=600을 정하거나, `-e uv_env_offline=true`로 패키지를 보내십시오",
+    ),
+    Row(
         code="index-unreachable",
-        symptom=r"error sending request for url|[Ff]ailed to (fetch|download)[:\s]|dns error|Could not connect, are you offline|tcp connect error",
+        symptom=(
+            r"(?m)error sending request for url(?!.*(?:hf\.co|huggingface))|[Ff]ailed to (?:fetch|download):? (?:`|https?://)"
+            r"|dns error|Could not connect, are you offline|tcp connect error"
+            r"|^(?=.*(?:pypi|pythonhosted|/simple/|/whl/|pytorch\.org)).*(?:Failed to establish a new connection|getaddrinfo failed)"
+        ),
         shows="Request failed after 3 retries … error sending request for url (https://pypi.org/simple/torch/)",
-        cause="the host cannot reach its package index: no internet, no DNS, a proxy or a firewall",
-        fix="check the internet or the index set on the host, or bring the packages with `-e uv_env_offline=true`",
-        cause_ko="호스트가 패키지 인덱스에 닿지 못합니다. 인터넷이나 DNS가 없거나 프록시, 방화벽이 막습니다",
-        fix_ko="호스트의 인터넷이나 인덱스 설정을 확인하거나, `-e uv_env_offline=true`로 패키지를 보내십시오",
+        cause="the host cannot reach its package index: no internet, no DNS, or a firewall",
+        fix="check the internet or the index set on the host; where a proxy leads out, set HTTPS_PROXY there; or bring the packages with `-e uv_env_offline=true`",
+        cause_ko="호스트가 패키지 인덱스에 닿지 못합니다. 인터넷이나 DNS가 없거나 방화벽이 막습니다",
+        fix_ko="호스트의 인터넷이나 인덱스 설정을 확인하십시오. 프록시로 나가야 한다면 그곳에 HTTPS_PROXY를 정하고, 아니면 `-e uv_env_offline=true`로 패키지를 보내십시오",
     ),
     Row(
         code="python-missing",
@@ -275,12 +353,43 @@ MACHINE: Final = (
         fix_ko="공간을 비우거나(오래된 실행과 체크포인트는 fleet_home 아래에 있습니다) fleet_home을 다른 디스크로 정하십시오",
     ),
     Row(
+        code="virus-script",
+        symptom=r"contains malicious content|ScriptContainedMaliciousContent|악성 콘텐츠",
+        shows="At line:1 char:1 + #!powershell … This script contains malicious content and has been blocked by your antivirus software.",
+        cause="the antivirus of {host} takes a PowerShell script of Ansible or winfleet for harmful and does not let it run (AMSI)",
+        fix="look at its protection history on {host} and allow what it names there; to exclude folders does not help, as it reads scripts and not files",
+        cause_ko="{host}의 백신이 Ansible이나 winfleet의 PowerShell 스크립트를 해로운 것으로 보고 실행하지 못하게 합니다(AMSI)",
+        fix_ko="{host}에서 백신의 보호 기록을 보고 거기에 적힌 것을 허용하십시오. 파일이 아니라 스크립트를 검사하므로 폴더를 예외로 두어도 소용없습니다",
+    ),
+    Row(
+        code="app-control-script",
+        symptom=r"in (this|a different) language mode|NotSupportedInConstrainedLanguage|ConstrainedLanguage mode|언어 모드에서",
+        shows="Cannot invoke method. Method invocation is supported only on core types in this language mode.",
+        cause="PowerShell on {host} runs in constrained language mode, in which Ansible cannot work: Smart App Control, AppLocker or another policy (App Control, WDAC) is on",
+        fix="`$ExecutionContext.SessionState.LanguageMode` shows it on {host}: switch Smart App Control off (Windows Security, App & browser control), or have the policy's administrator allow scripts for this account",
+        cause_ko="{host}의 PowerShell이 제한된 언어 모드로 실행되어 Ansible이 일할 수 없습니다. 스마트 앱 컨트롤이나 AppLocker, 또는 다른 정책(App Control, WDAC)이 켜져 있습니다",
+        fix_ko="{host}에서 `$ExecutionContext.SessionState.LanguageMode`로 확인하고, 스마트 앱 컨트롤을 끄거나(Windows 보안, 앱 및 브라우저 컨트롤) 정책 관리자에게 이 계정의 스크립트를 허용해 달라고 하십시오",
+    ),
+    Row(
+        code="virus-compiler",
+        symptom=r"compile C# code[\s\S]*CS(1504|2001|2012|0016|1583)\b|\berror CS(1504|2001)\b|\bCS(1504|2001) error",
+        shows="Failed to compile C# code: CS1504 error: Source file could not be opened (Access is denied.)",
+        cause="Ansible compiles C# in the account's TEMP on {host}, and an antivirus or a policy (AppLocker, App Control) keeps the compiler from its files there",
+        fix="look at the antivirus's history and at the event logs AppLocker and CodeIntegrity on {host}, and allow csc.exe below C:\\Windows\\Microsoft.NET in that folder",
+        cause_ko="Ansible은 {host}에 있는 계정의 TEMP에서 C#을 컴파일하는데, 백신이나 정책(AppLocker, App Control)이 컴파일러의 파일을 막습니다",
+        fix_ko="{host}에서 백신의 기록과 AppLocker, CodeIntegrity 이벤트 로그를 보고, C:\\Windows\\Microsoft.NET 아래의 csc.exe가 그 폴더를 쓰도록 허용하십시오",
+    ),
+    Row(
         code="app-control",
-        symptom=r"\[WinError 4551\]|os error 4551|Application Control policy has blocked|(애플리케이션|응용 프로그램) (제어|컨트롤) 정책",
+        symptom=(
+            r"\[WinError (?:4551|1260|577)\]|os error (?:4551|1260|577)\)|Application Control policy has blocked|blocked by group policy"
+            r"|(?:애플리케이션|응용 프로그램) (?:제어|컨트롤) 정책|그룹 정책에 의해 차단|0xC0000428|0x800704EC|blocked by software restriction policies"
+            r"|used (?:Device Guard|(?:Windows Defender )?App(?:lication)? Control[^\n.]*) to block"
+        ),
         shows='OSError: [WinError 4551] An Application Control policy has blocked this file. Error loading "…\\torch\\lib\\torch.dll" or one of its dependencies.',
-        cause="Smart App Control, or a policy of the company, does not let Windows load files that nobody signed, as most of Python's are",
+        cause="Smart App Control, AppLocker or another policy does not let {host} start or load this file, mostly as nobody signed it, like most of Python's files",
         fix="switch Smart App Control off on {host} (Windows Security, App & browser control), as it takes no exceptions; a policy's administrator can allow fleet_home",
-        cause_ko="스마트 앱 컨트롤이나 회사 정책이 서명되지 않은 파일을 막습니다. Python 패키지의 파일은 대부분 서명이 없습니다",
+        cause_ko="스마트 앱 컨트롤이나 AppLocker, 또는 다른 정책이 {host}에서 이 파일을 실행하거나 불러오지 못하게 합니다. Python의 파일은 대부분 서명이 없습니다",
         fix_ko="스마트 앱 컨트롤에는 예외를 둘 수 없으니 {host}에서 끄십시오(Windows 보안, 앱 및 브라우저 컨트롤). 회사 정책이라면 관리자에게 fleet_home을 허용해 달라고 하십시오",
     ),
     Row(
@@ -291,6 +400,24 @@ MACHINE: Final = (
         fix="look at its protection history; if the file is one of winfleet's or of a known package, exclude fleet_home on {host}",
         cause_ko="{host}의 백신이 파일 하나를 바이러스로 보고 막았습니다",
         fix_ko="백신의 보호 기록을 보십시오. winfleet이나 알려진 패키지의 파일이라면 {host}에서 fleet_home을 예외로 정하십시오",
+    ),
+    Row(
+        code="cloud-folder",
+        symptom=r"\[WinError (36[2-6]|37[4-9]|38\d|39[0-8])\]|os error (36[2-6]|37[4-9]|38\d|39[0-8])\)|cloud (operation cannot be performed|file provider)",
+        shows="failed to hardlink file from … to …: The cloud operation cannot be performed on a file with incompatible hardlinks. (os error 396)",
+        cause="the file lies in a folder that OneDrive or another program keeps in the cloud, where links and half-loaded files do not work",
+        fix="keep fleet_home and data of {host} out of such folders; where a cache of uv was linked there, clear it (`uv cache clean`)",
+        cause_ko="파일이 OneDrive 같은 클라우드 동기화 폴더에 있습니다. 그런 곳에서는 링크나 덜 내려온 파일을 쓸 수 없습니다",
+        fix_ko="{host}의 fleet_home과 데이터를 그런 폴더 밖에 두십시오. uv의 캐시가 그곳에 연결되었다면 비우십시오(`uv cache clean`)",
+    ),
+    Row(
+        code="untrusted-link",
+        symptom=r"\[WinError 448\]|os error 448\)|untrusted mount point|신뢰할 수 없는 탑재",
+        shows="OSError: [WinError 448] The path cannot be traversed because it contains an untrusted mount point: 'D:\\\\data'",
+        cause="a folder of this path is a junction or a mounted disk that Windows does not trust on {host}: another user made it, or it lies on a Dev Drive, in OneDrive or in a virtual disk",
+        fix="name the folder itself instead of the link, or use one on an ordinary disk; a Dev Drive is trusted after `fsutil devdrv trust D:` as administrator",
+        cause_ko="경로에 Windows가 {host}에서 신뢰하지 않는 연결 폴더(정션)나 탑재된 디스크가 있습니다. 다른 사용자가 만들었거나 Dev Drive, OneDrive, 가상 디스크에 있습니다",
+        fix_ko="링크 대신 실제 폴더를 쓰거나 보통 디스크의 폴더를 쓰십시오. Dev Drive라면 관리자 권한으로 `fsutil devdrv trust D:`를 실행하면 신뢰합니다",
     ),
     Row(
         code="dll-procedure",
@@ -309,6 +436,19 @@ MACHINE: Final = (
         fix="install the newest Visual C++ Redistributable (x64) on {host}, look at the antivirus's history, then have the environment made anew (remove its folder below fleet_home/env)",
         cause_ko="Python이나 torch에 필요한 DLL이 없거나 너무 오래되었습니다. 대개 Microsoft C++ 런타임이며, 백신이 파일을 치웠을 수도 있습니다",
         fix_ko="{host}에 최신 Visual C++ 재배포 가능 패키지(x64)를 설치하고 백신의 기록을 본 뒤, fleet_home/env 아래의 환경 폴더를 지워 다시 만들게 하십시오",
+    ),
+    Row(
+        code="network-share",
+        symptom=(
+            rf"(?m)^(?=.*?{SHARE}).*?{NOT_OPENED}|^(?=.*?{LETTER}).*?{NOT_THERE}"
+            r"|\[WinError (?:53|67|86|1203|1219|1240|1272|1312|2250)\]|block unauthenticated guest access|인증되지 않은 게스트 액세스"
+            r"|System error (?:53|67|1219|1312|1326) has occurred|The network (?:path was not|name cannot be) found|네트워크 경로를 찾"
+        ),
+        shows="PermissionError: [WinError 5] Access is denied: '\\\\\\\\nas\\\\lab\\\\data'",
+        cause="a task that nobody signed in for (launch_logon s4u) has no password for other computers, and never a letter that a user mapped; or {host} does not reach that share",
+        fix="send the folder as fleet_data; or set launch_logon to password and name it as \\\\server\\share, which must know this account with the same password",
+        cause_ko="아무도 로그인하지 않은 작업(launch_logon s4u)에는 다른 컴퓨터에 낼 암호가 없고, 사용자가 연결한 드라이브 문자도 없습니다. 또는 {host}가 그 공유 폴더에 닿지 못합니다",
+        fix_ko="그 폴더를 fleet_data로 보내십시오. 또는 launch_logon을 password로 정하고 \\\\server\\share로 적으십시오. 그 서버에 이 계정이 같은 암호로 있어야 합니다",
     ),
     Row(
         code="path-long",
@@ -357,7 +497,10 @@ MACHINE: Final = (
     ),
     Row(
         code="memory",
-        symptom=r"\bMemoryError\b|DefaultCPUAllocator|std::bad_alloc|\[WinError (8|14|1450)\]|Cannot allocate memory|os error 12\b|0xC0000017",
+        symptom=(
+            r"\bMemoryError\b|DefaultCPUAllocator|std::bad_alloc|\[WinError (?:8|14|1450)\]|error code: <(?:8|14|1450)>|os error 1450\)"
+            r"|Cannot allocate memory|os error 12\)|0xC0000017"
+        ),
         shows="RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000 bytes.",
         cause="the main memory of {host} does not hold what was asked for",
         fix="use a smaller batch or num_workers, load the data piece by piece, or end other programs on {host}",
@@ -487,7 +630,7 @@ START: Final = (
     ),
     Row(
         code="nccl-missing",
-        symptom=r"doesn't have NCCL built in|NCCL is not (available|built)|nccl is not available",
+        symptom=r"doesn't have NCCL built in|NCCL is not (available|built)|[Nn]ccl is not available",
         shows="RuntimeError: Distributed package doesn't have NCCL built in",
         cause="the script asks for NCCL, which torch has on Linux with CUDA alone",
         fix='ask for no backend, or for gloo: winfleet turns init_process_group("nccl") into gloo, but not new_group(backend="nccl")',
@@ -504,6 +647,33 @@ START: Final = (
         fix_ko="{host}에 `fleet_environment: {NCCL_DEBUG: INFO}`를 정하고 다시 실행하면 랭크 로그에 단계가 나옵니다. NCCL_SOCKET_IFNAME을 확인하십시오",
     ),
     Row(
+        code="task-password",
+        symptom=r"scheduled task[\s\S]*(0x8007052E|user ?name or (bad )?password|사용자 이름 또는 암호)|0x8007052E of its scheduled task",
+        shows="the launcher said nothing within 60 s, and Windows says 0x8007052E of its scheduled task: the user name or password is wrong",
+        cause="Windows does not take the password with which the task signs in (launch_logon password)",
+        fix="set WINFLEET_PASSWORD (ansible_password) to the password of the account on {host} itself; an account that signs in with a PIN alone has none",
+        cause_ko="작업이 로그인하는 암호(launch_logon password)를 Windows가 받지 않습니다",
+        fix_ko="WINFLEET_PASSWORD(ansible_password)를 {host}에 있는 계정의 암호로 정하십시오. PIN으로만 로그인하는 계정에는 암호가 없습니다",
+    ),
+    Row(
+        code="task-batch",
+        symptom=r"(0x80070569|0x0004131C) of its scheduled task|scheduled task[\s\S]*(0x80070569|requested logon type|요청한 로그온 유형|0x0004131C)",
+        shows="the launcher said nothing within 60 s, and Windows says 0x80070569 of its scheduled task: this account may not sign in as a batch job",
+        cause="this account has no right to sign in as a batch job on {host}, which every task that runs without a signed-in user needs",
+        fix="in secpol.msc, Local Policies, User Rights Assignment, add it to `Log on as a batch job` and take it out of `Deny log on as a batch job`; or stay signed in and set launch_logon to interactive",
+        cause_ko="이 계정에는 {host}에서 일괄 작업으로 로그온할 권한이 없습니다. 로그인한 사용자 없이 실행되는 작업에는 모두 필요합니다",
+        fix_ko="secpol.msc의 로컬 정책, 사용자 권한 할당에서 `일괄 작업으로 로그온`에 이 계정을 넣고 `일괄 작업으로 로그온 거부`에서 빼십시오. 또는 로그인해 두고 launch_logon 값을 interactive로 정하십시오",
+    ),
+    Row(
+        code="task-waits",
+        symptom=r"(0x80041320|0x800704DD|0x00041303|0x00041325) of its scheduled task",
+        shows="the launcher said nothing within 60 s, and Windows says 0x00041303 of its scheduled task: it was not run yet",
+        cause="Windows did not start the task: with launch_logon interactive it waits until the account is signed in on {host}",
+        fix="sign in on {host} with the account of the connection, or leave launch_logon at s4u; the Task Scheduler's history there says more",
+        cause_ko="Windows가 작업을 시작하지 않았습니다. launch_logon이 interactive이면 계정이 {host}에 로그인할 때까지 기다립니다",
+        fix_ko="연결에 쓰는 계정으로 {host}에 로그인하거나 launch_logon을 s4u로 두십시오. 그 PC의 작업 스케줄러 기록에 더 나와 있습니다",
+    ),
+    Row(
         code="task-refused",
         symptom=r"scheduled task \S+ was refused",
         shows="the scheduled task launcher was refused: Access is denied.",
@@ -514,8 +684,174 @@ START: Final = (
     ),
 )
 
+# Files that ranks make, which is a script's own work; their words are also those of a disk that others use, so they come first.
+RACES: Final = (
+    Row(  # Windows' rename does not replace; links of a model cache are another thing
+        code="rename-exists",
+        symptom=r"\[WinError 183\](?![^\n]*blobs)[^\n]* -> ",
+        shows="FileExistsError: [WinError 183] Cannot create a file when that file already exists: 'best.pt.tmp' -> 'best.pt'",
+        cause="the script renames a file to a name that is taken, which Linux replaces and Windows refuses",
+        fix="use os.replace in place of os.rename or Path.rename",
+        cause_ko="스크립트가 이미 있는 이름으로 파일 이름을 바꿉니다. Linux는 덮어쓰지만 Windows는 거부합니다",
+        fix_ko="os.rename이나 Path.rename 대신 os.replace를 쓰십시오",
+    ),
+    Row(  # a name in the root alone is that of shared memory
+        code="ranks-race",
+        symptom=(
+            r"(?m)^(?!.*: '/[^/']+'\s*$).*(?:FileExistsError|\[WinError 183\]|\[Errno 17\])"
+            r"|(?:WinError (?:5|32)\]|\[Errno 13\]|No such file|No locks available).*\.(?:incomplete|lock)\b"
+            r"|WinError 32\].*[\\/]huggingface[\\/]|(?:No such file|WinError [23]\]).*[\\/]huggingface[\\/].*\.arrow\b"
+            r"|(?:\[Errno (?:2|39)\]|WinError (?:2|3|145)\]).* -> "
+        ),
+        shows="FileExistsError: [WinError 183] Cannot create a file when that file already exists: 'C:\\\\winfleet\\\\runs\\\\r\\\\work\\\\raw'",
+        cause="two ranks of {host} prepare the same folder or file at once (make, rename or download it), or an earlier start of the run left it",
+        fix="let one rank of each PC prepare it first, `with accelerator.local_main_process_first():` or LOCAL_RANK == 0 and a barrier, and make folders with exist_ok=True; or send it as fleet_data",
+        cause_ko="{host}의 두 랭크가 같은 폴더나 파일을 동시에 만들거나 이름을 바꾸거나 내려받았습니다. 또는 이전 시작이 그것을 남겼습니다",
+        fix_ko="PC마다 한 랭크가 먼저 준비하게 하고(`with accelerator.local_main_process_first():`, 또는 LOCAL_RANK == 0과 barrier), 폴더는 exist_ok=True로 만드십시오. 또는 fleet_data 값으로 보내십시오",
+    ),
+)
+
 # In the script's own work.
 TRAINING: Final = (
+    Row(
+        code="fp16-weights",
+        symptom=r"Attempting to unscale FP16 gradients",
+        shows="ValueError: Attempting to unscale FP16 gradients.",
+        cause="what is trained is fp16 itself, and mixed precision fp16 scales the gradients of fp32 weights alone",
+        fix="load the model in fp32 (leave out torch_dtype=float16 and .half()), or with LoRA turn the trained parameters into fp32; or use bf16 for both",
+        cause_ko="학습하는 가중치 자체가 fp16입니다. 혼합 정밀도 fp16은 fp32 가중치의 그래디언트에만 쓸 수 있습니다",
+        fix_ko="모델을 fp32로 불러오십시오(torch_dtype=float16과 .half()를 빼십시오). LoRA라면 학습하는 매개변수를 fp32로 바꾸십시오. 또는 둘 다 bf16으로 하십시오",
+    ),
+    Row(
+        code="precision-no-gpu",
+        symptom=(
+            r"fp16 mixed precision requires a GPU|can only be used on CUDA devices|not implemented for 'Half'"
+            r"|FP16 Mixed precision training with AMP or APEX"
+        ),
+        shows="ValueError: fp16 mixed precision requires a GPU (not 'cpu').",
+        cause="the script computes in fp16, which torch does on a GPU alone, and the process on {host} has none",
+        fix="leave fp16 out (mixed_precision no, or bf16, which CPUs have); where {host} has a GPU, check nvidia-smi and that versions in status.json say +cu",
+        cause_ko="스크립트가 fp16으로 계산하는데, torch의 fp16은 GPU에서만 되고 {host}의 프로세스에는 GPU가 없습니다",
+        fix_ko="fp16을 빼십시오(mixed_precision을 no나 CPU에서도 되는 bf16으로). {host}에 GPU가 있다면 nvidia-smi와, status.json의 versions에 +cu가 있는지 확인하십시오",
+    ),
+    Row(
+        code="bf16-missing",
+        symptom=r"doesn't support bf16|bf16 mixed precision requires|does not support bfloat16|[Bb]float16 is (only supported on|not supported on your)|bf16 is not supported",
+        shows="ValueError: Your setup doesn't support bf16/gpu. You need Ampere+ GPU with cuda>=11.0",
+        cause="the GPU of {host} does not compute in bf16: that takes an RTX 30xx or newer",
+        fix="use fp16 in place of bf16 (all PCs must use the same), or train without {host}",
+        cause_ko="{host}의 GPU는 bf16으로 계산하지 못합니다. RTX 30xx 이상이어야 합니다",
+        fix_ko="bf16 대신 fp16을 쓰거나(모든 PC가 같아야 합니다) {host} 없이 학습하십시오",
+    ),
+    Row(
+        code="device-map",
+        symptom=r"can't train a model that has been loaded (with `device_map|in \S+ precision (on|in any))|module parameters \{device\(type='cuda', index=\d+\),\s*device",
+        shows="ValueError: You can't train a model that has been loaded with `device_map='auto'` in any distributed mode.",
+        cause='device_map="auto" spreads one model over all GPUs of a PC, but here each rank has one GPU and the whole model',
+        fix='leave device_map out, or give each rank its own GPU: device_map={"": int(os.environ["LOCAL_RANK"])}',
+        cause_ko='device_map="auto"는 모델 하나를 PC의 모든 GPU에 나눕니다. 여기서는 랭크마다 GPU 하나와 모델 전체를 가집니다',
+        fix_ko='device_map을 빼거나 랭크마다 자기 GPU를 쓰게 하십시오: device_map={"": int(os.environ["LOCAL_RANK"])}',
+    ),
+    Row(
+        code="device-ids",
+        symptom=r"device_ids and output_device arguments only work with[^\n]*parameters \{device\(type='cpu'\)\}",
+        shows="ValueError: DistributedDataParallel device_ids and output_device arguments only work with … GPU modules or CPU modules, but got device_ids [0], output_device 0, and module parameters {device(type='cpu')}.",
+        cause="the model of this rank is on the CPU, so device_ids must be None: {host} has no GPU or the CPU build of torch, or the script did not move the model",
+        fix="write device_ids=[local_rank] if torch.cuda.is_available() else None, and model.to(device) before it; or train without {host}",
+        cause_ko="이 랭크의 모델이 CPU에 있으므로 device_ids는 None이어야 합니다. {host}에 GPU가 없거나 CPU용 torch가 있거나, 스크립트가 모델을 GPU로 옮기지 않았습니다",
+        fix_ko="device_ids=[local_rank] if torch.cuda.is_available() else None으로 쓰고 그 전에 model.to(device)를 부르십시오. 또는 {host} 없이 학습하십시오",
+    ),
+    Row(
+        code="gloo-type",
+        symptom=r"(^|: )Invalid scalar type|(Cannot use|[Uu]nsupported) ReduceOp|ReduceOp\S* (is )?(not supported|only available)|(?i:gloo)\w* does not support|result type Float can't be cast to the desired output type (Long|Int)",
+        frames=r"Invalid scalar type|ReduceOp|(?i:gloo)|distributed_c10d|all_reduce",
+        shows="RuntimeError: Invalid scalar type",
+        cause="gloo, which connects ranks on Windows, does not exchange this kind of tensor, or not by this operation: it has no int16 and uint16, and no average of whole numbers",
+        fix="turn that tensor into float32, int32 or int64 before the exchange, and use ReduceOp.SUM with a division by the number of ranks",
+        cause_ko="Windows에서 랭크를 연결하는 gloo는 이런 텐서나 이런 연산을 주고받지 못합니다. int16과 uint16이 없고, 정수의 평균도 없습니다",
+        fix_ko="교환하기 전에 그 텐서를 float32나 int32, int64로 바꾸고, ReduceOp.SUM 뒤에 랭크 수로 나누십시오",
+    ),
+    Row(
+        code="bf16-hook",
+        symptom=r"BF16 all reduce communication hook required",
+        shows="TypeError: BF16 all reduce communication hook required CUDA 11+ and NCCL 2.10+ or XPU and XCCL",
+        cause="DDP's bf16_compress_hook needs NCCL, which torch for Windows has not",
+        fix="use fp16_compress_hook in its place (with Accelerate DDPCommunicationHookType.FP16), or no hook",
+        cause_ko="DDP의 bf16_compress_hook에는 NCCL이 필요한데 Windows용 torch에는 없습니다",
+        fix_ko="그 대신 fp16_compress_hook(Accelerate에서는 DDPCommunicationHookType.FP16)을 쓰거나 빼십시오",
+    ),
+    Row(
+        code="backend-device",
+        symptom=r"No backend type associated with device type (?P<device>\w+)|Tensors must be CUDA and dense",
+        shows="RuntimeError: No backend type associated with device type cpu",
+        cause="NCCL exchanges tensors on GPUs alone, and this one is elsewhere {device}",
+        fix='move it to the GPU before the exchange; or ask for both backends: init_process_group("cpu:gloo,cuda:nccl")',
+        cause_ko="NCCL은 GPU의 텐서만 주고받는데 이 텐서는 다른 곳에 있습니다 {device}",
+        fix_ko='교환하기 전에 GPU로 옮기거나, 두 백엔드를 함께 정하십시오: init_process_group("cpu:gloo,cuda:nccl")',
+    ),
+    Row(
+        code="models-differ",
+        symptom=r"DDP expects same model across all ranks|appears not to match (sizes|strides) of the same param in process 0",
+        shows="RuntimeError: DDP expects same model across all ranks, but Rank 0 has 62 params, while rank 1 has inconsistent 0 params.",
+        cause="DDP counts the trained parameters on each rank, and they differ: a rank built another model, froze other layers, or ended before",
+        fix="build the model the same on all ranks (no `if rank == 0` around it, the same files and settings), and look for a rank that failed before",
+        cause_ko="DDP가 랭크마다 학습하는 매개변수를 세어 보니 서로 다릅니다. 한 랭크가 다른 모델을 만들었거나, 다른 층을 고정했거나, 먼저 끝났습니다",
+        fix_ko="모든 랭크에서 모델을 똑같이 만들고(`if rank == 0` 없이, 같은 파일과 설정으로) 먼저 실패한 랭크가 있는지 보십시오",
+    ),
+    Row(
+        code="dtypes-differ",
+        symptom=r"expected (m1 and m2|scalar type \w+ but found|mat1 and mat2)|Found dtype \w+ but expected \w+|mat1 and mat2 must have the same dtype|Input type \([^)]*\) and (bias|weight) type \([^)]*\) should be the same",
+        shows="RuntimeError: mat1 and mat2 must have the same dtype, but got Float and Half",
+        cause="a layer gets numbers of another kind than its weights have: parts of the model are fp16 or bf16 and others fp32",
+        fix="compute below autocast (mixed_precision of Accelerate or fp16/bf16 of Trainer), or bring all parts of the model to one kind",
+        cause_ko="한 층이 자기 가중치와 다른 종류의 수를 받습니다. 모델의 일부는 fp16이나 bf16이고 나머지는 fp32입니다",
+        fix_ko="autocast 아래에서 계산하거나(Accelerate의 mixed_precision, Trainer의 fp16/bf16) 모델 전체를 한 종류로 맞추십시오",
+    ),
+    Row(
+        code="no-grad",
+        symptom=r"element 0 of tensors does not require grad",
+        shows="RuntimeError: element 0 of tensors does not require grad and does not have a grad_fn",
+        cause="nothing that leads to the loss is trained: all layers are frozen, or LoRA meets gradient checkpointing",
+        fix="with LoRA and gradient checkpointing call model.enable_input_require_grads(); else see which parameters have requires_grad",
+        cause_ko="손실로 이어지는 것 가운데 학습되는 것이 없습니다. 모든 층이 고정되었거나, LoRA와 그래디언트 체크포인팅을 함께 썼습니다",
+        fix_ko="LoRA와 그래디언트 체크포인팅을 함께 쓴다면 model.enable_input_require_grads()를 부르십시오. 아니라면 requires_grad인 매개변수를 확인하십시오",
+    ),
+    Row(
+        code="no-padding",
+        symptom=r"does not have a padding token|no padding token is defined|attempting to pad samples but the tokenizer",
+        shows="ValueError: Asking to pad but the tokenizer does not have a padding token.",
+        cause="texts of one batch are filled up to one length, and this tokenizer names no token for it, as those of GPT-2 and Llama",
+        fix="set tokenizer.pad_token = tokenizer.eos_token and model.config.pad_token_id = tokenizer.pad_token_id",
+        cause_ko="한 배치의 글을 같은 길이로 채워야 하는데, 이 토크나이저에는 채움 토큰이 없습니다(GPT-2와 Llama가 그렇습니다)",
+        fix_ko="tokenizer.pad_token = tokenizer.eos_token과 model.config.pad_token_id = tokenizer.pad_token_id를 정하십시오",
+    ),
+    Row(
+        code="lengths-differ",
+        symptom=r"stack expects each tensor to be equal size|Unable to create tensor, you should probably activate (truncation|padding)",
+        shows="RuntimeError: stack expects each tensor to be equal size, but got [37] at entry 0 and [52] at entry 1",
+        cause="the samples of one batch have different sizes, and nothing makes them equal",
+        fix="pad or cut them in the data set, or give the DataLoader a collate_fn (Transformers: DataCollatorWithPadding, or padding=True with truncation=True)",
+        cause_ko="한 배치의 샘플 크기가 서로 다른데 맞추는 것이 없습니다",
+        fix_ko="데이터셋에서 채우거나 자르고, 또는 DataLoader에 collate_fn을 주십시오(Transformers: DataCollatorWithPadding, 또는 padding=True와 truncation=True)",
+    ),
+    Row(
+        code="index-range",
+        symptom=r"IndexError: index out of range in self|Target -?\d+ is out of bounds",
+        shows="IndexError: index out of range in self",
+        cause="a token or label is above what the model has: the tokenizer has more tokens than the embedding, or a text is longer than the positions",
+        fix="call model.resize_token_embeddings(len(tokenizer)) after adding tokens, cut texts (truncation=True), and compare labels with the number of classes",
+        cause_ko="토큰이나 레이블이 모델의 범위를 넘습니다. 토크나이저의 토큰이 임베딩보다 많거나, 글이 위치 임베딩보다 깁니다",
+        fix_ko="토큰을 더했다면 model.resize_token_embeddings(len(tokenizer))를 부르고, 글을 자르고(truncation=True), 레이블을 클래스 수와 비교하십시오",
+    ),
+    Row(
+        code="weights-only",
+        symptom=r"Weights only load failed|WeightsUnpickler error",
+        shows="_pickle.UnpicklingError: Weights only load failed. This file can still be loaded, to do so you have two options",
+        cause="torch.load takes tensors alone since torch 2.6, and this file holds other objects too",
+        fix="if you trust the file: torch.load(path, weights_only=False), or torch.serialization.add_safe_globals for the classes that it names",
+        cause_ko="torch 2.6부터 torch.load는 텐서만 읽는데, 이 파일에는 다른 객체도 있습니다",
+        fix_ko="믿을 수 있는 파일이라면 torch.load(path, weights_only=False)를 쓰거나, 이름이 나온 클래스를 torch.serialization.add_safe_globals에 넣으십시오",
+    ),
     Row(
         code="gpu-too-small",
         symptom=r"no smaller batch: (no batch was drawn|\S+ is 1 already)",
@@ -572,7 +908,7 @@ TRAINING: Final = (
     ),
     Row(
         code="no-gpu",
-        symptom=r"Found no NVIDIA driver|No CUDA GPUs are available|no CUDA-capable device is detected|Accelerate found no GPU",
+        symptom=r"Found no NVIDIA driver|ProcessGroupNCCL is only supported with GPUs|No CUDA GPUs are available|no CUDA-capable device is detected|Accelerate found no GPU",
         shows="RuntimeError: No CUDA GPUs are available",
         cause="the script asks for a GPU, but the process sees none: no driver, CUDA_VISIBLE_DEVICES hides it, or a task without a signed-in user",
         fix="check nvidia-smi on {host} and fleet_environment; on Windows stay signed in and try `-e launch_logon=interactive`",
@@ -592,7 +928,7 @@ TRAINING: Final = (
         code="devices-differ",
         symptom=r"Expected all tensors to be on the same device",
         shows="RuntimeError: Expected all tensors to be on the same device, but found at least two devices, cuda:2 and cuda:0!",
-        cause="a tensor or a part of the model is on another GPU than the rest: the script names one, such as cuda:0, or spreads the model by device_map",
+        cause="a tensor or a part of the model is on another device than the rest: the script names one, such as cuda:0, forgot to move it, or spreads the model by device_map",
         fix='use accelerator.device (or the GPU with the number LOCAL_RANK) everywhere, and leave out device_map="auto"',
         cause_ko="텐서나 모델의 일부가 다른 GPU에 있습니다. 스크립트가 cuda:0처럼 GPU를 직접 지정하거나, device_map으로 모델을 나눕니다",
         fix_ko='어디서나 accelerator.device(또는 번호가 LOCAL_RANK인 GPU)를 쓰고, device_map="auto"를 빼십시오',
@@ -652,6 +988,49 @@ TRAINING: Final = (
         fix_ko="먼저 실패한 랭크가 있는지 보십시오. `ansible-playbook worker_setup.yml -i INVENTORY`가 Windows 워커의 동적 포트를 엽니다",
     ),
     Row(
+        code="loader-start",
+        symptom=r"BrokenPipeError|\[Errno 32\]|EOFError|Ran out of input|pickle data was truncated|\[Errno 22\] Invalid argument(?!: )|\[WinError (109|232)\]",
+        frames=SPAWN,
+        shows="reduction.dump(process_obj, to_child)\nBrokenPipeError: [Errno 32] Broken pipe",
+        cause='a data loader worker ended while it was started: the script has no `if __name__ == "__main__":`, memory ran out, or what the worker gets cannot be sent to it',
+        fix="set num_workers to 0 once, which shows the failure in its own words; see above it in the rank's log; load big data in the worker, not before",
+        cause_ko='데이터 로더의 작업 프로세스가 시작되는 중에 끝났습니다. 스크립트에 `if __name__ == "__main__":`이 없거나, 메모리가 모자라거나, 작업 프로세스에 보낼 수 없는 것이 있습니다',
+        fix_ko="num_workers를 0으로 한 번 실행하면 실제 오류가 나옵니다. 랭크 로그에서 그 위를 보고, 큰 데이터는 미리 읽지 말고 작업 프로세스에서 읽으십시오",
+    ),
+    Row(
+        code="loader-cut",
+        symptom=r"EOFError: Ran out of input|UnpicklingError: pickle data was truncated",
+        frames=r"\A(?![\s\S]*(File \"|\.py\b))",
+        shows="_pickle.UnpicklingError: pickle data was truncated",
+        cause="a data loader worker was started, and what it was to get ended too early, as the rank itself failed meanwhile; or, where the script reads a file, that one is damaged",
+        fix="set num_workers to 0 once, which shows the first failure in its own words; if it was a file, make it anew",
+        cause_ko="데이터 로더의 작업 프로세스를 시작하다가 랭크가 먼저 실패해 보내던 것이 끊겼습니다. 스크립트가 파일을 읽는 중이었다면 그 파일이 손상되었습니다",
+        fix_ko="num_workers를 0으로 한 번 실행하면 첫 오류가 그대로 나옵니다. 파일이었다면 다시 만드십시오",
+    ),
+    Row(
+        code="loader-attribute",
+        symptom=r"Can't get attribute '(?P<name>[\w.]+)' on <module '__(mp_)?main__'",
+        frames=rf"{SPAWN}|main__' \(built-in\)",
+        shows="AttributeError: Can't get attribute 'MyDataset' on <module '__mp_main__' from 'C:\\\\work\\\\train.py'>",
+        cause='a data loader worker that is started anew, as on Windows, does not find {name}: it stands below `if __name__ == "__main__":`, or was typed into a console',
+        fix="move {name} to the top of the script or into a file of its own, or set num_workers to 0",
+        cause_ko='Windows처럼 새로 시작되는 데이터 로더 작업 프로세스가 {name} 이름을 찾지 못합니다. `if __name__ == "__main__":` 아래에 있거나 콘솔에 입력한 것입니다',
+        fix_ko="{name}의 정의를 스크립트의 맨 바깥이나 따로 된 파일로 옮기거나, num_workers를 0으로 하십시오",
+    ),
+    Row(
+        code="file-damaged",
+        symptom=(
+            r"PytorchStreamReader failed|invalid load key|HeaderTooLarge|MetadataIncompleteBuffer|InvalidHeaderDeserialization|incomplete metadata, file not fully covered"
+            r"|BadZipFile|Parquet magic bytes not found|truncated|Ran out of input"
+        ),
+        frames=rf"PytorchStreamReader failed|invalid load key|HeaderTooLarge|MetadataIncomplete|InvalidHeaderDes|incomplete metadata|BadZipFile|Parquet magic|{FILES}",
+        shows="RuntimeError: PytorchStreamReader failed reading zip archive: failed finding central directory",
+        cause="the file that the script reads is damaged or not whole: its writing or download was cut off, another rank still writes it, or it is git LFS's stand-in (invalid load key 'v')",
+        fix="make or download it anew (`git lfs pull`); where ranks write it themselves, let one write and the others wait at a barrier",
+        cause_ko="스크립트가 읽는 파일이 손상되었거나 다 쓰이지 않았습니다. 저장이나 내려받기가 끊겼거나, 다른 랭크가 아직 쓰고 있거나, git LFS의 대체 파일입니다(invalid load key 'v')",
+        fix_ko="파일을 다시 만들거나 내려받으십시오(`git lfs pull`). 랭크가 직접 쓴다면 한 랭크만 쓰고 나머지는 barrier에서 기다리게 하십시오",
+    ),
+    Row(
         code="loader-main",
         symptom=r"current process has finished its bootstrapping phase|freeze_support\(\)",
         shows="RuntimeError: An attempt has been made to start a new process before the current process has finished its bootstrapping phase.",
@@ -662,12 +1041,13 @@ TRAINING: Final = (
     ),
     Row(
         code="loader-pickle",
-        symptom=r"[Cc]an't (pickle|get) local object|[Cc]annot pickle|Can't pickle <",
+        symptom=r"[Cc]an't (?:pickle|get) local object|[Cc]an(?:no|')t pickle |Can't pickle <|objects cannot be pickled|no default __reduce__",
         shows="AttributeError: Can't pickle local object 'main.<locals>.collate'",
-        cause="data loader workers that are started anew, as on Windows, get the data set and its functions by pickle, which takes no lambda or inner function",
-        fix="move that function or class to the top of its file, or set num_workers to 0",
-        cause_ko="Windows처럼 새로 시작되는 데이터 로더 작업 프로세스는 데이터셋과 함수를 pickle로 받는데, pickle은 람다나 안쪽 함수를 담지 못합니다",
-        fix_ko="그 함수나 클래스를 파일의 맨 바깥으로 옮기거나, num_workers를 0으로 하십시오",
+        cause="data loader workers that are started anew, as on Windows, get the data set and its functions by pickle, which takes no lambda, inner function, module, lock or open file",
+        fix="move that function or class to the top of its file, let the worker open what the data set holds open (h5py, lmdb), or set num_workers to 0",
+        cause_ko="Windows처럼 새로 시작되는 데이터 로더 작업 프로세스는 데이터셋과 함수를 pickle로 받는데, pickle은 람다나 안쪽 함수, 모듈, 잠금, 열린 파일을 담지 못합니다",
+        fix_ko="그 함수나 클래스를 파일의 맨 바깥으로 옮기거나, 열린 파일이나 모듈 같은 것은 작업 프로세스에서 만들게 하거나, num_workers를 0으로 하십시오",
+        frames=rf"{SPAWN}|\A(?![\s\S]*(?:{COPIES}))",
     ),
     Row(
         code="loader-ended",
@@ -769,13 +1149,22 @@ TRAINING: Final = (
         fix_ko='파일을 encoding="utf-8"로 여십시오. winfleet이 PYTHONUTF8=1을 정하니, 이것을 되돌리는 곳이 있는지 보십시오',
     ),
     Row(
+        code="hub-busy",
+        symptom=r"(?m)^(?=.*([Hh]ugging_?[Ff]ace|hf\.co|HfHub)).*(429 (Client Error|Too Many)|Too Many Requests)",
+        shows="HfHubHTTPError: 429 Client Error: Too Many Requests for url: https://huggingface.co/api/datasets/glue",
+        cause="Hugging Face gets too many requests from this network: each rank of each PC asks for the same files by itself",
+        fix="bring the files once as fleet_data; or let one rank of each PC fetch first (`with accelerator.local_main_process_first():`), and set HF_TOKEN, which is allowed more",
+        cause_ko="이 네트워크에서 Hugging Face에 너무 많은 요청이 갑니다. 모든 PC의 모든 랭크가 같은 파일을 따로 요청합니다",
+        fix_ko="파일을 fleet_data로 한 번 보내십시오. 또는 PC마다 한 랭크가 먼저 받게 하고(`with accelerator.local_main_process_first():`), 더 많이 허용되는 HF_TOKEN을 정하십시오",
+    ),
+    Row(
         code="hub-offline",
         symptom=r"couldn't connect to '?https://huggingface\.co|host='huggingface\.co'|LocalEntryNotFoundError|OfflineModeIsEnabled|GatedRepoError|huggingface\.co[^\n]*(401|403)",
         shows="OSError: We couldn't connect to 'https://huggingface.co' to load the files, and couldn't find them in the cached files.",
-        cause="{host} cannot get a model or data set from Hugging Face: no internet, or the file wants a sign-in",
-        fix="bring the files as fleet_data, or set HF_TOKEN here and name it in fleet_secrets",
-        cause_ko="{host}가 Hugging Face에서 모델이나 데이터를 받지 못합니다. 인터넷이 없거나 로그인이 필요합니다",
-        fix_ko="파일을 fleet_data로 보내거나, 이 컴퓨터에서 HF_TOKEN을 정하고 fleet_secrets에 이름을 적으십시오",
+        cause="{host} cannot get a model or data set from Hugging Face: no internet, a proxy in between, or the file wants a sign-in",
+        fix="bring the files as fleet_data, or set HF_TOKEN here and name it in fleet_secrets; where a proxy leads out, set HTTPS_PROXY in fleet_environment",
+        cause_ko="{host}가 Hugging Face에서 모델이나 데이터를 받지 못합니다. 인터넷이 없거나, 중간에 프록시가 있거나, 로그인이 필요합니다",
+        fix_ko="파일을 fleet_data로 보내거나, 이 컴퓨터에서 HF_TOKEN을 정하고 fleet_secrets에 이름을 적으십시오. 프록시로 나가야 한다면 fleet_environment에 HTTPS_PROXY를 정하십시오",
     ),
     Row(
         code="wandb-key",
@@ -819,7 +1208,7 @@ END: Final = (
     ),
     Row(
         code="signed-out",
-        symptom=r"0xC000013A|0x40010004|(by |\()SIG(INT|HUP)|launcher was ended by SIG",
+        symptom=r"0xC000013A|0x40010004|(by |\()SIG(INT|HUP)|launcher was ended by SIG|(by |\()SIGTERM",
         shows="rank 0 on pc1 failed (exit code 0xC000013A): ended without an exception",
         cause="Ctrl-C, signing out, closing the window, shutting down, or a person ended the process",
         fix="start it again; it goes on from the newest checkpoint with `-e fleet_run=NAME`. launch_logon s4u does not need a signed-in user",
@@ -828,7 +1217,11 @@ END: Final = (
     ),
     Row(
         code="peer-gone",
-        symptom=r"Connection closed by peer|Connection reset by peer|Broken pipe|WinError 10054|(by |\()SIGTERM",
+        symptom=(
+            r"(?m)(?:gloo[\\/]|pair\.cc|SocketImpl|TCPStore|\[c10d\]).*(?:closed by peer|[Rr]eset by peer|[Bb]roken [Pp]ipe|10054)"
+            r"|Connection closed by peer \[|[Ff]ailed to recv, got 0 bytes"
+            r"|(?:RuntimeError|DistNetworkError|DistBackendError|DistStoreError|DistError): (?:Broken pipe|Connection (?:reset|closed) by peer)"
+        ),
         shows="RuntimeError: [../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.12]:40123",
         cause="another rank ended first, and this one only noticed",
         fix="look at the other ranks' logs: the first failure is there",
@@ -846,4 +1239,4 @@ END: Final = (
     ),
 )
 
-FAILURE: Final = (*PACKAGES, *START, *MACHINE, *TRAINING, *END)
+FAILURE: Final = (*CONTROLLER, *PACKAGES, *START, *RACES, *MACHINE, *TRAINING, *END)

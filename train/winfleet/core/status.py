@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
 
-from winfleet.core.causes import LAUNCHER, advise, advise_on_rank, name_exit_code
+from winfleet.core.causes import ECHO, LAUNCHER, advise, advise_on_rank, name_exit_code
 from winfleet.core.plan import STATUS_PORT
 from winfleet.core.reading import Paragraph, Reader, plain
 from winfleet.core.serving import ask
@@ -26,9 +26,6 @@ SILENT_SECONDS: Final = 15.0  # a launcher writes every second; after this witho
 MAX_BYTES: Final = 1_000_000
 READER: Final = Reader()
 MAX_LINES: Final = 40
-# A rank that ends because another one did says one of these; it is never the first failure while others say more.
-ECHOES: Final = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "DistNetworkError", "SIGTERM")
-
 
 # Files in a run's folder by which its ranks learn of a request to stop: that there is one, and the step that ends the run.
 STOPPING, STOP_AT = "stopping", "stop_at"
@@ -121,7 +118,7 @@ class Cause:
     @property
     def is_echo(self) -> bool:
         """Whether it only says that the connection to another rank has ended."""
-        return any(echo in self.text for echo in ECHOES)
+        return bool(ECHO.search(self.text))
 
     @property
     def weight(self) -> tuple[int, float]:

@@ -25,6 +25,7 @@ from winfleet.core.files import held, read_object, send_output_to, write_atomic
 from winfleet.core.plan import STATUS_PORT
 from winfleet.core.serving import Handler, Server, serving
 from winfleet.environments.environment import last_words, make
+from winfleet.machine.detached import why_silent
 from winfleet.machine.windows import end_children_with_me
 from winfleet.transfer.folders import SHORT
 
@@ -66,7 +67,8 @@ def explain(home: Path, given: Mapping[str, Any]) -> str:
         return (
             "its environment is still being made\nhint: run again: it goes on meanwhile, and is followed or found then"
         )
-    return f"making {folder} ended without a word:\n{last_words(folder)}\nhint: run again; what was downloaded is kept"
+    said = f"making {folder} ended without a word{why_silent('environment')}:\n{last_words(folder)}"
+    return f"{said}\nhint: run again; what was downloaded is kept"
 
 
 def being_made(home: Path) -> list[str]:

@@ -38,3 +38,12 @@ def start(
             [python, *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, cwd=log.parent,
             env={**os.environ, "PYTHONPATH": str(package)},
         )  # fmt: skip
+
+
+def why_silent(name: str) -> str:
+    """What the system knows of something that was started and says nothing, to stand behind a sentence; "" for nothing."""
+    if os.name != "nt":
+        return ""
+    from winfleet.machine.windows import task_result
+
+    return task_result(name)

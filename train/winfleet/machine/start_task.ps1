@@ -17,8 +17,8 @@ $task = @{
     TaskPath = '\winfleet\'
     Description = 'Made by winfleet for a run; remove.yml takes it away'
     Action = New-ScheduledTaskAction -Execute $call.execute -Argument $call.arguments -WorkingDirectory $call.folder
-    # A task's own settings are low priority, not on battery, and an end after three days.
-    Settings = New-ScheduledTaskSettingsSet -Priority 4 -AllowStartIfOnBatteries -DontStopIfGoingOnBatteries -ExecutionTimeLimit ([TimeSpan]::Zero)
+    # A task's own settings are low priority, not on battery, an end after three days, and no start while an earlier one runs.
+    Settings = New-ScheduledTaskSettingsSet -Priority 4 -MultipleInstances Parallel -AllowStartIfOnBatteries -DontStopIfGoingOnBatteries -ExecutionTimeLimit ([TimeSpan]::Zero)
     Force = $true
 }
 if ($call.logon -eq 'password') {

@@ -10,11 +10,46 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from winfleet.core.causes import advise
+from winfleet.core.causes_table import START
 from winfleet.core.errors import HostError
 
 KILL_ON_JOB_CLOSE, EXTENDED_LIMITS = 0x2000, 9  # winnt.h
 ES_CONTINUOUS, ES_SYSTEM_REQUIRED = 0x80000000, 0x1  # winnt.h
 START_TASK: Final = Path(__file__).with_name("start_task.ps1")
+# What Windows says of a task's last run: constants of the Task Scheduler (taskschd), errors of Windows (0x8007….) and statuses
+# with which programs end (0xC…).
+TASK_RESULTS: Final = {
+    0x00000000: "it ran and ended",
+    0x00041301: "it is running",
+    0x00041302: "it is disabled",
+    0x00041303: "it was not run yet",
+    0x00041306: "somebody ended it",
+    0x0004131C: "this account may not sign in as a batch job",
+    0x00041325: "it waits to be run",
+    0x80041313: "its account is not known",
+    0x8004131F: "an earlier one is running",
+    0x80041320: "its account is not signed in",
+    0x80041322: "the Task Scheduler does not answer",
+    0x80041323: "the Task Scheduler is too busy",
+    0x80041324: "one of its conditions did not hold",
+    0x80041326: "it is disabled",
+    0x80070002: "its program or folder is not there",
+    0x80070005: "access is denied",
+    0x800704DD: "its account is not signed in",
+    0x800704EC: "a policy blocks its program",
+    0x8007052E: "the user name or password is wrong",
+    0x8007052F: "the account has no password, or may not sign in at this time",
+    0x80070532: "the password has expired",
+    0x80070533: "the account is disabled",
+    0x80070569: "this account may not sign in as a batch job",
+    0x80070775: "the account is locked",
+    0x800710E0: "Windows refused to run it",
+    0xC0000005: "its program crashed",
+    0xC000013A: "its program was closed, by Ctrl-C, signing out or shutting down",
+    0xC0000135: "a DLL that its program needs is missing",
+    0xC0000142: "a DLL of its program did not start",
+}
 
 
 class BasicLimits(ctypes.Structure):
@@ -70,6 +105,19 @@ def keep_awake() -> None:
     set_state(ES_CONTINUOUS | ES_SYSTEM_REQUIRED)  # it fails for flags that Windows does not know, and for nothing else
 
 
+def task_result(name: str) -> str:
+    """What Windows says of the last run of a task of ours, to stand behind a sentence; "" where it says nothing."""
+    ask = f"(Get-ScheduledTaskInfo -TaskPath '\\winfleet\\' -TaskName '{name}').LastTaskResult"
+    command = ["powershell.exe", "-NoProfile", "-NonInteractive", "-Command", ask]
+    try:
+        said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False).stdout.split()
+        result = int(said[-1]) % 2**32
+    except (OSError, IndexError, ValueError):
+        return ""
+    words = TASK_RESULTS.get(result, "")
+    return f", and Windows says 0x{result:08X} of its scheduled task{f': {words}' if words else ''}"
+
+
 def start_task(name: str, arguments: Sequence[str], folder: Path, logon: str, password: str, python: str) -> None:
     """Starts a Python with the arguments as a scheduled task of this user in the folder winfleet; it outlives the session.
 
@@ -92,7 +140,5 @@ def start_task(name: str, arguments: Sequence[str], folder: Path, logon: str, pa
     done = subprocess.run(command, input=json.dumps(call).encode(), capture_output=True, check=False)
     if done.returncode:
         said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()
-        raise HostError(
-            f"the scheduled task {name} was refused: {said}\n"
-            "hint: set launch_logon to interactive (a user is signed in) or password"
-        )
+        text = f"the scheduled task {name} was refused: {said}"
+        raise HostError(text + advise(text, "this host", START))

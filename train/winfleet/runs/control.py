@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.causes import advise
+from ..core.causes import LAUNCHER, advise
 from ..core.errors import HostError
 from ..core.files import end_of, write_atomic
-from ..machine.detached import start
+from ..machine.detached import start, why_silent
 from ..transfer.folders import SHORT
 from .record import keep_plan
 from .state import launcher_pid, read_status, step_of
@@ -70,7 +70,7 @@ def launch(folder: Path, given: Mapping[str, Any], secrets: Mapping[str, str], p
             (folder / "secrets.json").unlink(missing_ok=True)
     if not alive:
         said = log.read_bytes()[begin:].decode("utf-8", "replace")[-2_000:].strip() if log.exists() else ""
-        said = said or f"the launcher said nothing within {LAUNCH_SECONDS:.0f} s"
+        said = said or f"the launcher said nothing within {LAUNCH_SECONDS:.0f} s{why_silent('launcher')}"
         raise HostError(said if "hint:" in said else said + advise(said, "this host"))
 
 
@@ -100,13 +100,13 @@ def rehearse(home: Path, given: Mapping[str, Any], token: str, password: str) ->
     wait_for(process, READY_SECONDS, ready.exists)
     said = ready.read_text("utf-8") if ready.exists() else last_words(log)
     if said:
-        raise HostError(f"the rehearsal did not start: {said}")
+        raise HostError(f"the rehearsal did not start: {said}{advise(said, 'this host', LAUNCHER)}")
 
 
 def last_words(log: Path) -> str:
     """The last line of a log file, or that it has none."""
     lines = end_of(log, 2_000).strip().splitlines()
-    return lines[-1] if lines else f"nothing was heard of it for {READY_SECONDS:.0f} s"
+    return lines[-1] if lines else f"nothing was heard of it for {READY_SECONDS:.0f} s{why_silent('rehearsal')}"
 
 
 def seen_controllers() -> list[str]:

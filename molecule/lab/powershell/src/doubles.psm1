@@ -421,7 +421,10 @@ function Start-ScheduledTask {
     [CmdletBinding()] param([Parameter(Position = 0)][string]$TaskName, [Parameter(Position = 1)][string]$TaskPath, [Parameter(ValueFromPipeline)]$InputObject)
     process {
         foreach ($t in Resolve-Task $TaskName $TaskPath $InputObject $PSCmdlet) {
-            if ($t.State -eq 'Running') { continue }
+            if ($t.State -eq 'Running' -and $t.Settings.MultipleInstances -ne 'Parallel') { continue }
+            # a file tasks\NAME.refused holds the result (a signed number) with which Windows would not start that task
+            $no = [IO.Path]::Combine((Get-TaskDir), "$($t.TaskName).refused")
+            if ([IO.File]::Exists($no)) { $s = Read-LabState; $x = $s.tasks[$t.URI]; $x.RunPid = $null; $x.RcFile = $no; Write-LabState $s; continue }
             $a = $t.Actions[0]; $id = [guid]::NewGuid().ToString('n'); $d = Get-TaskDir; $rc = [IO.Path]::Combine($d, "$id.rc"); $wd = if ($a.WorkingDirectory) { [Environment]::ExpandEnvironmentVariables($a.WorkingDirectory) } elseif ($IsWindows) { 'C:\windows\system32' } else { '/' }
             $exe = [Environment]::ExpandEnvironmentVariables($a.Execute).Trim('"'); $arg = [Environment]::ExpandEnvironmentVariables("$($a.Arguments)")
             # the double's task engine is this same program: it runs the action with null handles and writes the exit code
