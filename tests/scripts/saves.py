@@ -15,6 +15,17 @@ import torch
 import torch.distributed as dist
 
 
+def load(folder: Path, rank: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> int:
+    """The step to go on after; without an optimizer the weights alone are taken."""
+    model.load_state_dict(torch.load(folder / "model.pt"))
+    if optimizer is None:
+        return 0
+    optimizer.load_state_dict(torch.load(folder / "optim.pt"))
+    if (numbers := folder / f"rng_{rank}.pt").exists():
+        torch.set_rng_state(torch.load(numbers))
+    return int(re.sub(r"\D", "", folder.name))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=20)
@@ -31,13 +42,9 @@ def main() -> None:
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 1))
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     start = 0
-    if (found := sorted(out.glob("step_*"))) and rank not in arguments.forgets:
-        model.load_state_dict(torch.load(found[-1] / "model.pt"))
-        if not arguments.weights_alone:
-            start = int(re.sub(r"\D", "", found[-1].name))
-            optimizer.load_state_dict(torch.load(found[-1] / "optim.pt"))
-            if (numbers := found[-1] / f"rng_{rank}.pt").exists():
-                torch.set_rng_state(torch.load(numbers))
+    found = sorted(out.glob("step_*"))
+    if found and rank not in arguments.forgets:
+        start = load(found[-1], rank, model, None if arguments.weights_alone else optimizer)
     names = [path.name for path in found]
     print(f"rank {rank} goes on after step {start}, of {names}, {os.environ.get('WINFLEET_RESUME')}", flush=True)
     if (out / "own.pt").exists():
