@@ -27,6 +27,9 @@ TYPED = {
     "-Auto:$false": "-Auto:$false", "name:": "name:", '"a b"': "a b", '"say \\"hi\\""': 'say "hi"', '""': "", "!x!": "!x!",
     '"연구 & (1) ^ | <>"': "연구 & (1) ^ | <>", "(a)": "(a)", '"C:\\my dir\\\\"': "C:\\my dir\\", "$env:TEMP;`n'#": "$env:TEMP;`n'#",
 }  # fmt: skip
+NOT_STARTED = re.compile(
+    r"powershell\.exe\S* 내부, 외부 명령어"
+)  # Wine's cmd at times cannot start a program that is there
 PROBE = """
 [CmdletBinding(SupportsShouldProcess, PositionalBinding = $false)]
 param([switch]$Auto, [string]$Config, [Parameter(ValueFromRemainingArguments)][string[]]$Command)
@@ -50,6 +53,8 @@ class Doors:
         file = self.root.parent / "typed.cmd"
         file.write_bytes("\r\n".join([*sets, f"@{line}", ""]).encode("cp949"))
         done = self.lab.command("run", self.pc, str(file))
+        if NOT_STARTED.search(done.stdout + done.stderr):
+            done = self.lab.command("run", self.pc, str(file))
         return done.returncode, done.stdout + done.stderr
 
     def press_a_key(self) -> None:
