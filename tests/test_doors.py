@@ -64,7 +64,7 @@ class Doors:
             inside = subprocess.run(
                 ["ip", "netns", "pids", self.pc], capture_output=True, text=True, check=True
             ).stdout.split()
-            return [line.split()[0] for line in processes_with("/d /c pause") if line.split()[0] in inside]
+            return [line.split()[0] for line in processes_with("cmd.exe /d /c pause") if line.split()[0] in inside]
 
         for pid in wait_until(waiting, 60, "the question for a key"):
             os.kill(int(pid), signal.SIGKILL)
