@@ -9,6 +9,10 @@ BIN := $(VENV)/bin
 PLAY := $(BIN)/ansible-playbook
 LOCK := train/pyproject.toml train/constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Ansible does not start in a locale that was never generated, as in a new WSL, nor in C.
+ifneq ($(shell locale charmap 2>&1),UTF-8)
+export LC_ALL := C.UTF-8
+endif
 
 N ?= 2
 PCS := $(foreach number,$(shell seq $(N)),pc$(number))

@@ -2,11 +2,13 @@
 rem Double-click: trains on all GPUs of this PC by launch_distributed.ps1, which lies beside this file. Arguments go on to it:
 rem   launch_distributed.cmd -Processes 2      launch_distributed.cmd -- my_train.py --epochs 3
 setlocal DisableDelayedExpansion
-set WINFLEET_WAIT=
-if "%~1"=="" set WINFLEET_WAIT=1
-set WINFLEET_AUTO=-Auto
-if /i "%~1"=="-Auto" set WINFLEET_AUTO=
-"%SystemRoot%\System32\WindowsPowerShell\v1.0\powershell.exe" -NoProfile -ExecutionPolicy Bypass -File "%~dp0launch_distributed.ps1" %WINFLEET_AUTO% %*
-set WINFLEET_CODE=%ERRORLEVEL%
-if defined WINFLEET_WAIT pause
-exit /b %WINFLEET_CODE%
+set "WINFLEET_DOOR=%~f0"
+set "WINFLEET_ALWAYS=Auto"
+set WINFLEET_ELEVATE=
+rem From PowerShell 7 this would lead Windows PowerShell to the modules of 7, which it cannot load.
+set "PSModulePath="
+set "WINFLEET_LOOK=if ($ExecutionContext.SessionState.LanguageMode -ne 'FullLanguage') { Write-Host 'error: Smart App Control or a policy of this PC keeps PowerShell from running scripts that nobody has signed'; Write-Host 'hint: unblock the downloaded zip and unpack it anew (README.md); if that is not enough, switch Smart App Control off in Windows Security, or ask whoever administers this PC'; & $env:ComSpec /d /c pause; exit 2 }"
+set "WINFLEET_BINDER=%~dp0door.ps1"
+if not exist "%WINFLEET_BINDER%" (echo error: door.ps1 is not beside %~nx0& echo hint: unpack the whole zip first, and copy the whole folder scripts& pause& exit /b 2)
+"%SystemRoot%\System32\WindowsPowerShell\v1.0\powershell.exe" -NoProfile -ExecutionPolicy Bypass -Command "%WINFLEET_LOOK%; $global:LASTEXITCODE = 2; try { & $env:WINFLEET_BINDER } catch { Write-Host ('error: ' + $_); & $env:ComSpec /d /c pause }; exit $LASTEXITCODE #" %*
+exit /b %ERRORLEVEL%

@@ -41,12 +41,18 @@ function Find-Wsl {
 function Find-Distribution([string]$Wsl) {
     # The one that was asked for, or the default, which is listed first. Docker's own have no package manager.
     $env:WSL_UTF8 = '1' # else it writes UTF-16; older versions do so all the same
+    # Where WSL is not installed it waits for a key: without input and window it cannot, and is not waited for long.
     $process = [Diagnostics.Process]::Start((New-Object Diagnostics.ProcessStartInfo -Property @{
-        FileName = $Wsl; Arguments = '--list --quiet'; UseShellExecute = $false; RedirectStandardOutput = $true
+        FileName = $Wsl; Arguments = '--list --quiet'; UseShellExecute = $false; CreateNoWindow = $true; RedirectStandardInput = $true; RedirectStandardOutput = $true
     }))
+    $process.StandardInput.Close()
     $listed = New-Object IO.MemoryStream
-    $process.StandardOutput.BaseStream.CopyTo($listed)
-    $process.WaitForExit()
+    $copied = $process.StandardOutput.BaseStream.CopyToAsync($listed)
+    if (-not $process.WaitForExit(20000)) {
+        $process.Kill()
+        throw "wsl.exe named no distribution within 20 s: WSL is not installed, or does not start`nhint: $install"
+    }
+    $null = $copied.Wait(5000)
     $encoding = if ($listed.ToArray() -contains 0) { [Text.Encoding]::Unicode } else { [Text.Encoding]::UTF8 }
     $lines = @($encoding.GetString($listed.ToArray()) -split '\s*\n' | Where-Object { $_ -and $_ -notlike 'docker-desktop*' })
     if ($process.ExitCode -or -not $lines) { throw "WSL has no Linux distribution`nhint: $install" }
@@ -73,6 +79,9 @@ try {
     $text = ($words | ForEach-Object { "$_`0" }) -join ''
     $packed = [Convert]::ToBase64String((New-Object Text.UTF8Encoding $false).GetBytes($text))
     if (-not $PSCmdlet.ShouldProcess("~/winfleet in $name", "Copy $root there, and run make deploy $words")) { exit 0 }
+    # WSL gets only what WSLENV names
+    $shared = @('WINFLEET_USER', 'WINFLEET_PASSWORD' | Where-Object { [Environment]::GetEnvironmentVariable($_) } | ForEach-Object { "$_/u" })
+    $env:WSLENV = @(@($env:WSLENV) + $shared | Where-Object { $_ }) -join ':'
     Push-Location -LiteralPath $root # WSL starts in the same folder
     try { & $wsl --distribution $name --exec bash scripts/master_deploy.sh $packed } finally { Pop-Location }
     exit $LASTEXITCODE

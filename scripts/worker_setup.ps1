@@ -543,6 +543,7 @@ try {
     Write-Host "winfleet $(if ($Remove) { 'takes back its set-up of' } else { 'sets up' }) $computer"
     if ($Remove) { Uninstall-Worker } else { Install-Worker }
     Write-Host "changes: $($changes.Count) $($changes -join ', ')"
+    exit 0
 } catch {
     $hint = if ($_.FullyQualifiedErrorId -ne $_.Exception.Message) { # not one of our own sentences
         " (line $($_.InvocationInfo.ScriptLineNumber))`nhint: run it again and it goes on from here; -Remove takes back what was done"

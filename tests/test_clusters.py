@@ -7,7 +7,16 @@ import pytest
 import yaml
 from made_files import certificate
 from programs import call, output_of
-from winfleet.controller.clusters import ClusterError, Worker, add, check_fingerprint, fingerprint, load, read_worker
+from winfleet.controller.clusters import (
+    ClusterError,
+    Worker,
+    add,
+    certificate_file,
+    check_fingerprint,
+    fingerprint,
+    load,
+    read_worker,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -38,7 +47,7 @@ def test_a_changed_certificate_is_refused_by_name_until_it_is_said_to_be_right(
 ) -> None:
     folder = tmp_path / "lab"
     add(folder, workers, replace=False, dry_run=False)
-    changed = Worker(name=workers[0].name, address=workers[0].address, certificate=workers[1].certificate)
+    changed = Worker(name=workers[0].name, address=workers[0].address, certificate=certificate(tmp_path, "new"))
     with pytest.raises(ClusterError, match="연구실-1: its certificate has changed: SHA-256") as error:
         add(folder, [changed], replace=False, dry_run=False)
     assert "-e fleet_replace_certificates=true" in str(error.value)
@@ -169,3 +178,37 @@ def test_another_vault_password_and_a_file_that_would_be_hidden_are_refused(adde
     (added.vault.parent.parent / "windows.yml").write_text("fleet_home: D:/winfleet\n")
     assert "windows.yml would be ignored beside" in added.run(right, fails=True)
     assert not added.vault.exists()
+
+
+def test_pcs_cloned_from_one_image_are_named_before_anything_is_written(tmp_path: Path, workers: list[Worker]) -> None:
+    clone = Worker(name="clone", address="192.168.0.23", certificate=workers[0].certificate)
+    same = f"연구실-1 and clone have the same certificate, SHA-256 {clone.fingerprint}: they were cloned from one image"
+    with pytest.raises(ClusterError, match=same) as error:
+        add(tmp_path / "lab", [*workers, clone], replace=False, dry_run=False)
+    assert "hint: run scripts\\worker_setup.cmd again on both" in str(error.value)
+    assert not (tmp_path / "lab").exists()
+    add(tmp_path / "lab", workers, replace=False, dry_run=False)
+    with pytest.raises(ClusterError, match=same):
+        add(tmp_path / "lab", [clone], replace=False, dry_run=False)
+    new = Worker(name=workers[0].name, address=workers[0].address, certificate=certificate(tmp_path, "new"))
+    assert add(tmp_path / "lab", [new, clone], replace=True, dry_run=False)["changed"], "it has one of its own now"
+
+
+def test_the_preflight_names_clones_and_not_hosts_of_one_authority(tmp_path: Path, workers: list[Worker]) -> None:
+    inventory = tmp_path / "inventories" / "lab"
+    add(inventory, workers, replace=False, dry_run=False)
+    pinned = certificate_file(inventory, workers[1].name)
+    pinned.write_text(workers[0].certificate)  # as versions that did not look have written it
+    known = f"연구실-1 and 연구실-2 have the same certificate, SHA-256 {workers[0].fingerprint}"
+    words = (
+        "ansible-playbook",
+        "preflight.yml",
+        "-i",
+        str(inventory),
+        "-e",
+        "ansible_port=9 ansible_host=127.77.55.1 ansible_password=x",
+    )
+    assert known in call(*words).stderr
+    hosts = inventory / "hosts.yml"
+    hosts.write_text(hosts.read_text("utf-8").replace(workers[1].name + ".pem", workers[0].name + ".pem"), "utf-8")
+    assert known not in call(*words).stderr

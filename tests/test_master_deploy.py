@@ -214,7 +214,7 @@ class Windows:
     def __init__(self, lab: Lab, pc: str, folder: Path) -> None:
         self.lab, self.pc, self.root = lab, pc, folder / "winfleet main"
         (self.root / "scripts").mkdir(parents=True)
-        for path in (ROOT / "scripts").glob("master_deploy.*"):
+        for path in (*(ROOT / "scripts").glob("master_deploy.*"), ROOT / "scripts" / "door.ps1"):
             shutil.copy(path, self.root / "scripts")
         self.system = lab.prefix(pc) / "windows" / "system32"
         options = ("-municode", "-O1", "-static", "-o", folder / "wsl.exe")
@@ -281,10 +281,16 @@ def test_addresses_reach_the_dialogue_in_wsl_as_they_were_given(windows_pc: Wind
 
 @in_the_lab
 def test_without_arguments_the_dialogue_asks(windows_pc: Windows) -> None:
-    status, said, called = windows_pc.open(distributions=b"Debian\r\n", name="master_deploy.cmd")
+    """By the .cmd, from a window whose variables have the account."""
+    given = ["WINFLEET_USER=연구", f"WINFLEET_PASSWORD={PASSWORD.replace('ä', 'a')}"]
+    before = ["WSLENV=HOME/p:OTHER/w", "OTHER=1", *given]
+    door = windows_pc.root / "scripts" / "master_deploy.cmd"
+    lines = [*(f'@set "{one}"' for one in before), f'@"{windows(door)}"', ""]
+    (door.parent / "typed.cmd").write_bytes("\r\n".join(lines).encode("cp949"))
+    status, said, called = windows_pc.open(distributions=b"Debian\r\n", name="typed.cmd")
     assert status == 7, said
     expected = ["--distribution", "Debian", "--exec", "bash", "scripts/master_deploy.sh"]
-    assert called[1:] in (expected, [*expected, ""])
+    assert [word for word in called[1:] if word] == [*expected, *given]
 
 
 @in_the_lab
@@ -292,12 +298,13 @@ def test_without_arguments_the_dialogue_asks(windows_pc: Windows) -> None:
     ("words", "distributions", "expected"),
     [
         ([], None, "error: this PC has no WSL\nhint: as administrator: wsl --install -d Ubuntu-24.04"),
-        ([], b"", "error: WSL has no Linux distribution\nhint: as administrator: wsl --install"),
+        ([], b"", "error: wsl.exe named no distribution within 20 s: WSL is not installed, or does not start\nhint: as administrator: wsl --install"),
+        ([], b"\r\n", "error: WSL has no Linux distribution\nhint: as administrator: wsl --install"),
         ([], b"docker-desktop\r\n", "error: WSL has no Linux distribution"),
         (["-Distribution", "Arch"], UBUNTU, "error: WSL has no distribution Arch, but Ubuntu-24.04, 우분투\nhint: wsl --install -d Arch"),
         (["-WorkerIPs", "10.0.0.1;calc"], UBUNTU, 'error: -WorkerIPs "10.0.0.1;calc" is no address of a PC\nhint: as in -WorkerIPs'),
     ],
-    ids=["wsl", "distribution", "docker alone", "another", "address"],
+    ids=["wsl", "not installed", "distribution", "docker alone", "another", "address"],
 )  # fmt: skip
 def test_what_windows_lacks_is_named(
     windows_pc: Windows, words: list[str], distributions: bytes | None, expected: str

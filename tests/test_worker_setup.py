@@ -14,7 +14,6 @@ from made_files import certificate
 from programs import call, output_of
 from windows_lab import MASTER, NET, PASSWORD, SCRIPT, NewPc, in_the_lab, windows
 
-DOOR = SCRIPT.with_suffix(".cmd")
 OTHER = f"{NET}.9"  # another master
 
 
@@ -397,15 +396,6 @@ def test_any_name_survives_the_file(pc: NewPc) -> None:
     assert output == ""
     read = [one["name"] for one in yaml.safe_load(out.read_text("utf-8"))]
     assert read == [word.replace("\t", " ") or None for word in NASTY]
-
-
-def test_the_door_asks_for_elevation_and_runs_the_script_beside_it() -> None:
-    lines = DOOR.read_text("ascii").splitlines()
-    run = [line for line in lines if " -File " in line]
-    assert run == [
-        '"%WINFLEET_SHELL%" -NoProfile -ExecutionPolicy Bypass -File "%~dp0worker_setup.ps1" %WINFLEET_ARGS%'
-    ]
-    assert [line for line in lines if "Start-Process -Verb RunAs" in line]
 
 
 def test_the_script_is_strict_and_stands_alone() -> None:

@@ -135,7 +135,12 @@ class Wine:
         home.unlink(missing_ok=True)
         home.symlink_to(self.programs)
         system = self.drive / "windows/system32"
-        for name in ("winrshost.exe", "shutdown.exe", "WindowsPowerShell/v1.0/powershell.exe"):  # names of one program
+        for name in (
+            "winrshost.exe",
+            "shutdown.exe",
+            "fltmc.exe",
+            "WindowsPowerShell/v1.0/powershell.exe",
+        ):  # names of one program
             copy = system / name
             copy.unlink(missing_ok=True)  # it may be a link to the template's
             copy.parent.mkdir(parents=True, exist_ok=True)

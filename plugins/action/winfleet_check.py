@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ansible import context
 from ansible.errors import AnsibleActionFail
 from winfleet.controller.actions import Action
+from winfleet.controller.clusters import ClusterError, check_certificates, pinned
 from winfleet.controller.settings import as_typed
 from winfleet.preflight.comparisons import table
 from winfleet.preflight.found import read
 from winfleet.preflight.judge import Wanted, find_problems, runs_going_on
-from winfleet.preflight.problems import read_names
+from winfleet.preflight.problems import Problem, read_names
 from winfleet.transfer.including import as_patterns
 
 
@@ -43,7 +45,7 @@ class ActionModule(Action):
         running = runs_going_on(hosts)
         finished = bool(wanted.run) and not silent and all(host.run_state == "finished" for host in hosts.values())
         if look_only or not (wanted.run in running or finished):
-            problems = find_problems(hosts, silent, wanted)
+            problems = [*find_problems(hosts, silent, wanted), *self.find_clones()]
             if hosts and (problems or look_only):
                 self.say(table(hosts))
             self.stop_at(problems, wanted.warnings)
@@ -59,6 +61,15 @@ class ActionModule(Action):
         if joining and not plan.is_file():
             raise AnsibleActionFail(say_begun_elsewhere(run, plan))
         return {"run": run, "command": command, "joining": joining, "finished": finished}
+
+    def find_clones(self) -> Iterator[Problem]:
+        """PCs that show one certificate."""
+        files = {name: Path(str(self.of(name).get("ansible_winrm_ca_trust_path", ""))) for name in self.names}
+        try:
+            check_certificates(pinned(files))
+        except ClusterError as error:
+            what, _, hint = str(error).partition("\nhint: ")
+            yield Problem(where="inventory", check="reachable", what=what, hint=hint)
 
 
 def why_silent(looked: Any) -> str:

@@ -1,5 +1,6 @@
 /* Stands in for wsl.exe up to its border: `--list` prints wsl.list, which lies beside it, as it is; anything else is written to
-   wsl.called, an argument a line, the folder first, and ends with 7. */
+   wsl.called, an argument a line, the folder first, then the variables that WSLENV lets through, and ends with 7. An empty wsl.list is
+   a PC without WSL: it waits for a key, which standard input may bring or not, a minute long. */
 #include <stdio.h>
 #include <wchar.h>
 #include <windows.h>
@@ -23,6 +24,7 @@ int wmain(int count, wchar_t **words) {
         char bytes[4096];
         size_t size = list ? fread(bytes, 1, sizeof bytes, list) : 0;
         DWORD written;
+        if (list && !size) Sleep(60000);
         WriteFile(GetStdHandle(STD_OUTPUT_HANDLE), bytes, (DWORD)size, &written, NULL);
         return size ? 0 : 1;
     }
@@ -31,6 +33,16 @@ int wmain(int count, wchar_t **words) {
     GetCurrentDirectoryW(MAX_PATH, folder);
     write_line(called, folder);
     for (int place = 1; place < count; place++) write_line(called, words[place]);
+    wchar_t names[4096] = L"", value[4096], *next = NULL;
+    GetEnvironmentVariableW(L"WSLENV", names, 4096);
+    for (wchar_t *name = wcstok_s(names, L":", &next); name; name = wcstok_s(NULL, L":", &next)) {
+        wchar_t *flags = wcschr(name, L'/'), line[8300];
+        if (flags) *flags++ = 0;
+        if (flags && *flags && !wcschr(flags, L'u')) continue; /* /w: to Windows alone */
+        if (!GetEnvironmentVariableW(name, value, 4096)) continue;
+        swprintf(line, 8300, L"%ls=%ls", name, value);
+        write_line(called, line);
+    }
     fclose(called);
     return 7;
 }

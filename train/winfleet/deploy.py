@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import getpass
 import json
+import locale
 import os
 import re
 import shlex
@@ -248,12 +249,23 @@ def playbooks(job: Job, found: Sequence[Found], fingerprints: Mapping[str, str])
     return commands
 
 
+def usable_locale() -> dict[str, str]:
+    """{} where Ansible starts with this locale, else one with which it does: as Ansible itself asks."""
+    try:
+        locale.setlocale(locale.LC_ALL, "")
+        encoding = locale.getlocale()[1] or ""
+    except (locale.Error, ValueError):  # never generated, as in a new WSL; or unknown to Python
+        encoding = ""
+    return {} if encoding.lower() in {"utf-8", "utf8"} else {"LC_ALL": "C.UTF-8"}
+
+
 def run(commands: Iterable[list[str]], account: Mapping[str, str]) -> int:
     """Runs them one after the other until one fails; its exit status. What is secret is in their environment alone."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
+    environment = {**os.environ, "PATH": path, **usable_locale(), **account}
     for command in commands:
         print(f"\n$ {shlex.join(command)}", flush=True)
-        done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": path, **account}, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
         if done.returncode:
             return done.returncode
     return 0

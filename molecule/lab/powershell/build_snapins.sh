@@ -29,9 +29,9 @@ own=$(grep -oE '\bLab_[A-Za-z0-9]+' "$here/snapins/labwin32.c" | sed 's/Lab_//' 
   done | grep -vE " Table$|^($(echo $own | tr ' ' '|')) = " | sort -u -k1,1
 } >"$work/labwin32.def"
 x86_64-w64-mingw32-gcc -Os -s -shared -o "$out/labwin32.dll" "$here/snapins/labwin32.c" "$work/labwin32.def" -ladvapi32
-x86_64-w64-mingw32-gcc -Os -s -Wall -municode -o "$out/winrshost.exe" "$here/snapins/winrshost.c" -ladvapi32 -luser32 -lws2_32 -lntdll
+x86_64-w64-mingw32-gcc -Os -s -Wall -municode -o "$out/winrshost.exe" "$here/snapins/winrshost.c" -ladvapi32 -luser32 -lshell32 -lws2_32 -lntdll
 
-cp "$engine/powershell.deps.json" "$out/"
+cp "$engine/powershell.deps.json" "$here/snapins/file.ps1" "$out/"
 # snap-ins, and their names among the assemblies that the host may load
 for snapin in Remoting:Microsoft.WSMan.Management Security,Compiled:Microsoft.PowerShell.Security; do
   name=${snapin#*:}

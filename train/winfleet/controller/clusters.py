@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import re
@@ -100,6 +101,30 @@ def check_fingerprint(worker: Worker, wanted: str) -> None:
         )
 
 
+def check_certificates(fingerprints: Mapping[str, str]) -> None:
+    """Raises ClusterError where two hosts, each with the SHA-256 of its certificate, have the same one."""
+    seen: dict[str, str] = {}
+    for name, digest in fingerprints.items():
+        if digest in seen:
+            raise ClusterError(
+                f"{seen[digest]} and {name} have the same certificate, SHA-256 {digest}: they were cloned from one image after "
+                "worker_setup, or are one PC\n"
+                "hint: run scripts\\worker_setup.cmd again on both, which gives a clone one of its own, and bring their new files; "
+                "name one PC once"
+            )
+        seen[digest] = name
+
+
+def pinned(files: Mapping[str, Path]) -> dict[str, str]:
+    """Host -> SHA-256 of its certificate, where its file is there and named after it: another may be an authority's."""
+    found = {}
+    for name, path in files.items():
+        if path.stem == name and path.is_file():
+            with contextlib.suppress(ValueError):
+                found[name] = fingerprint(path.read_text("ascii"))
+    return found
+
+
 def load(folder: Path) -> CommentedMap:
     """The cluster's hosts.yml with its comments, or an empty one. Raises ClusterError where it is no inventory."""
     path = folder / "hosts.yml"
@@ -119,7 +144,8 @@ def load(folder: Path) -> CommentedMap:
 def merge(folder: Path, document: CommentedMap, workers: Sequence[Worker], *, replace: bool) -> bool:
     """Adds the workers behind the hosts that are there; those known by name get their new address. Whether it changed.
 
-    Raises ClusterError for two hosts of one address, and, unless `replace`, for a certificate that is not the old one.
+    Raises ClusterError for two hosts of one address or one certificate, and, unless `replace`, for a certificate that is
+    not the old one.
     """
     hosts, before = document["workers"]["hosts"], YAML_text(document)
     for worker in workers:
@@ -145,6 +171,8 @@ def merge(folder: Path, document: CommentedMap, workers: Sequence[Worker], *, re
         check_addresses(pairs)
     except PlanError as error:
         raise ClusterError(str(error)) from None
+    known = pinned({str(name): certificate_file(folder, str(name)) for name in hosts})
+    check_certificates({**known, **{worker.name: worker.fingerprint for worker in workers}})
     return YAML_text(document) != before
 
 

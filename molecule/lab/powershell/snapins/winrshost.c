@@ -1,9 +1,11 @@
-/* What Windows' own WinRM does around a command, for the lab under Wine. Build: x86_64-w64-mingw32-gcc -Os -s -municode -o winrshost.exe winrshost.c -ladvapi32 -luser32 -lws2_32 -lntdll
+/* What Windows' own WinRM does around a command, for the lab under Wine. Build: x86_64-w64-mingw32-gcc -Os -s -municode -o winrshost.exe winrshost.c -ladvapi32 -luser32 -lshell32 -lws2_32 -lntdll
  *   winrshost shell NAME         makes the job object of a remote shell; prints LocalAccountTokenFilterPolicy (0 or 1); ends, and with it
  *                                everything in the job, when standard input closes
  *   winrshost run NAME           runs the command line in WINRS_COMMAND in that job and gives back its exit code
  *   winrshost service            the body of the WinRM service: C:\lab\winrm.running exists while it runs
- *   powershell …                 under that name, where Windows has it: runs the engine, which lies in C:\lab\powershell, in its own place
+ *   powershell …                 under that name, where Windows has it: runs the engine, which lies in C:\lab\powershell, in its own place, and is as
+ *                                strict as Windows PowerShell 5.1: words behind -File go by file.ps1, modules of PowerShell 7 cannot be loaded
+ *   fltmc                        under that name: succeeds for administrators. C:\lab\unelevated makes the PC's owner none until Start-Process -Verb RunAs
  *   winrshost sockets            prints PORT PID PROGRAM of each socket, for the firewall and Get-NetTCPConnection: to Linux all of them are wineserver's
  *   shutdown /r [/t N] | /a      under that name: asks the WinRM server to boot this PC anew, by way of C:\lab\reboot
  * The command's own children stay in the job, unless they are made with CREATE_BREAKAWAY_FROM_JOB, as on Windows. */
@@ -11,6 +13,7 @@
 #include <windows.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <shellapi.h>
 #include <winternl.h>
 #include <wchar.h>
 
@@ -62,17 +65,50 @@ static int run(const WCHAR *name)
     return code;
 }
 
+static void quote(WCHAR *command, const WCHAR *word)
+{
+    wcscat(command, L" \"");
+    wcscat(command, word);
+    wcscat(command, L"\"");
+}
+
+/* The command line for the engine: what follows -File SCRIPT goes to file.ps1 by a variable, a word behind each U+001F. */
+static void engine_line(WCHAR *command)
+{
+    static WCHAR words[32768];
+    const WCHAR *line = GetCommandLineW(), *rest = line;
+    BOOL quoted = FALSE;
+    int count, i, file;
+    WCHAR **all = CommandLineToArgvW(line, &count);
+    wcscpy(command, L"C:\\lab\\powershell\\powershell.exe");
+    for (file = 1; file < count && (all[file][0] == '-' || all[file - 1][0] == '-') && _wcsicmp(all[file], L"-File"); file++)
+        if (!_wcsnicmp(all[file], L"-c", 2) || !_wcsnicmp(all[file], L"-e", 2)) { if (_wcsnicmp(all[file], L"-ex", 3)) file = count; }
+    if (file + 2 < count)
+    {
+        for (i = 1; i < file; i++) quote(command, all[i]);
+        wcscat(command, L" -File C:\\lab\\powershell\\file.ps1");
+        for (i = file + 1; i < count; i++) { wcscat(words, L"\x1f"); wcscat(words, all[i]); }
+        SetEnvironmentVariableW(L"LAB_FILE", words + 1);
+        return;
+    }
+    for (; *rest && (quoted || (*rest != ' ' && *rest != '\t')); rest++) if (*rest == '"') quoted = !quoted;
+    wcsncat(command, rest, 32700);
+}
+
 static int powershell(void)
 {
-    static WCHAR command[32768];
-    const WCHAR *rest = GetCommandLineW();
+    static WCHAR command[32768], modules[32768];
     STARTUPINFOW start = {sizeof start};
     PROCESS_INFORMATION process;
     DWORD code;
-    BOOL quoted = FALSE;
-    for (; *rest && (quoted || (*rest != ' ' && *rest != '\t')); rest++) if (*rest == '"') quoted = !quoted;
-    wcscpy(command, L"C:\\lab\\powershell\\powershell.exe");
-    wcsncat(command, rest, 32700);
+    GetEnvironmentVariableW(L"PSModulePath", modules, 32768);
+    _wcslwr(modules);
+    if (wcsstr(modules, L"\\powershell\\7\\"))
+    {
+        fputs("The 'Write-Host' command was found in the module 'Microsoft.PowerShell.Utility', but the module could not be loaded.\n", stderr);
+        return 1;
+    }
+    engine_line(command);
     start.dwFlags = STARTF_USESTDHANDLES;
     start.hStdInput = GetStdHandle(STD_INPUT_HANDLE);
     start.hStdOutput = GetStdHandle(STD_OUTPUT_HANDLE);
@@ -81,6 +117,12 @@ static int powershell(void)
     WaitForSingleObject(process.hProcess, INFINITE);
     GetExitCodeProcess(process.hProcess, &code);
     return code;
+}
+
+static int fltmc(void)
+{
+    BOOL plain = GetFileAttributesW(L"C:\\lab\\unelevated") != INVALID_FILE_ATTRIBUTES;
+    return plain && !GetEnvironmentVariableW(L"LAB_ELEVATED", NULL, 0);
 }
 
 struct handle_entry { ULONG pid; BYTE type; BYTE flags; USHORT handle; void *object; ULONG access; };
@@ -181,6 +223,7 @@ int wmain(int argc, WCHAR **argv)
     name = name ? name + 1 : argv[0];
     SERVICE_TABLE_ENTRYW table[] = {{L"WinRM", service}, {NULL, NULL}};
     if (!_wcsnicmp(name, L"powershell", 10)) return powershell();
+    if (!_wcsnicmp(name, L"fltmc", 5)) return fltmc();
     if (!_wcsnicmp(name, L"shutdown", 8)) return shut_down(argc, argv);
     if (argc > 2 && !wcscmp(argv[1], L"shell")) return shell(argv[2]);
     if (argc > 2 && !wcscmp(argv[1], L"run")) return run(argv[2]);
