@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, patience, wait_until
+from two_hosts import losses
 from windows_cluster import LAUNCHER, ONE, RANK, TWO, Cluster, added, begun, errors, tasks
 from windows_lab import LAB, SETTINGS, Lab, in_the_lab, windows
 
@@ -330,8 +331,10 @@ def test_the_generated_configuration_serves_accelerate_launch_typed_on_each_pc(o
     assert not any(cluster.processes(host, "bare.py") for host in cluster.hosts)
 
 
-def test_a_rank_that_raises_ends_all_ranks_of_both_hosts(cluster: Cluster) -> None:
-    command = "fleet_command=bare.py --steps 100000 --sleep 0.02 --fail-rank 1 --fail-step 20"
+def test_a_rank_that_raises_ends_all_ranks_of_both_hosts_and_all_go_on_from_rank_0s_checkpoint(
+    cluster: Cluster,
+) -> None:
+    command = "fleet_command=saves.py --fail-step 17"
     with begun(cluster, command, "fleet_run=bad") as following:
         wait_until(lambda: "raise ValueError" in cluster.rank_log("bad", TWO, 1), START_SECONDS, "the exception")
         limit = patience(MOST_SECONDS)
@@ -350,6 +353,21 @@ def test_a_rank_that_raises_ends_all_ranks_of_both_hosts(cluster: Cluster) -> No
     assert errors(said) == 1
     assert "ValueError: on purpose" in (cluster.logs / "bad" / "report.html").read_text("utf-8")
     cluster.wait_for_the_end(20)
+
+    ranks = [(ONE, 0), (TWO, 1), (TWO, 2)]
+    before = [losses(cluster.rank_log("bad", host, rank)) for host, rank in ranks]
+    assert not list((cluster.home(TWO) / "runs" / "bad" / "work").rglob("model.pt")), "rank 0's host alone has it"
+    done = cluster.play("deploy_and_train.yml", command, "fleet_run=bad", seconds=START_SECONDS)
+    assert done.returncode == 0, done.stdout
+    for (host, rank), losses_before in zip(ranks, before, strict=True):
+        log = cluster.rank_log("bad", host, rank)
+        assert f"rank {rank} goes on after step 15" in log
+        again = losses(log)
+        assert list(again) == ["16", "17", "18", "19", "20"]
+        both = losses_before.keys() & again.keys()
+        assert "16" in both
+        assert [again[step] for step in both] == pytest.approx([losses_before[step] for step in both], abs=1e-6)
+    assert (cluster.logs / "bad" / "out" / "step_000020" / "model.pt").is_file()
 
 
 def test_the_end_of_a_launcher_ends_its_ranks_and_the_run(cluster: Cluster) -> None:

@@ -131,7 +131,8 @@ $service = Get-Service WinRM
 WINDOW = """
 param([string]$Folder)
 for ($number = 1; ; $number++) {
-    while (-not [IO.File]::Exists("$Folder\\$number.ps1")) { Start-Sleep -Milliseconds 20 }
+    $pause = 20 # looking costs a PC that nobody sits at some of the machine's cores
+    while (-not [IO.File]::Exists("$Folder\\$number.ps1")) { Start-Sleep -Milliseconds $pause; $pause = [Math]::Min($pause + 10, 300) }
     try { & "$Folder\\$number.ps1" | Out-Host } catch { Write-Host "error: $_" }
     [Console]::Out.WriteLine("end of $number")
     [Console]::Error.WriteLine("end of $number")

@@ -70,7 +70,7 @@ def main() -> None:
                     table.write(f"{step}\n")
             dist.barrier()
         if step == arguments.fail_step and rank == 1 and start < step - arguments.every:
-            raise ValueError("on purpose")
+            raise ValueError("on purpose: 손실이 이상합니다")
         time.sleep(0.01)
     if dist.get_world_size() > 1:
         time.sleep(3)  # for the launchers to compare where ranks began
