@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from ansible import context
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from winfleet.controller.actions import Action
 from winfleet.controller.settings import as_typed
 from winfleet.preflight.comparisons import table
@@ -37,6 +39,7 @@ class ActionModule(Action):
             free_disk_gb=float(given["free_disk_gb"]),
             processes={name: int(self.of(name).get("fleet_processes", 0)) for name in names},
             warnings=read_names(given["warnings"]), torch_backend=str(given["torch_backend"]),
+            lacking=[] if boolean(self.of(self.name)["fleet_skip_deploy"]) else self.lacking(),
             python_version=str(given["python_version"]), include=as_patterns(given["include"]),
         )  # fmt: skip
         look_only = bool(given["look_only"])
@@ -59,6 +62,11 @@ class ActionModule(Action):
         if joining and not plan.is_file():
             raise AnsibleActionFail(say_begun_elsewhere(run, plan))
         return {"run": run, "command": command, "joining": joining, "finished": finished}
+
+    def lacking(self) -> list[str]:
+        """Of all hosts' uv_env_secrets, what is not set here."""
+        wanted = [name for host in self.names for name in self.of(host).get("uv_env_secrets") or ()]
+        return [name for name in dict.fromkeys(wanted) if not os.environ.get(name)]
 
 
 def why_silent(looked: Any) -> str:

@@ -24,8 +24,9 @@ from winfleet.core.errors import HostError
 from winfleet.core.files import held, read_object, send_output_to, write_atomic
 from winfleet.core.plan import STATUS_PORT
 from winfleet.core.serving import Handler, Server, serving
-from winfleet.environments.environment import last_words, make
+from winfleet.environments.environment import last_words, make, secrets_of
 from winfleet.machine.windows import end_children_with_me
+from winfleet.runs.control import write_secrets
 from winfleet.transfer.folders import SHORT
 
 PATH: Final = "/environment.json"
@@ -52,9 +53,16 @@ def begin(home: Path, given: Mapping[str, Any], start: Callable[[Path], None]) -
     if at_it:
         raise HostError(f"another environment, {at_it[0]}, is being made here\nhint: run again once it is done")
     _file(folder, "result").unlink(missing_ok=True)
+    secret = _file(folder, "secrets")
+    if found := secrets_of(given):
+        write_secrets(secret, found)
     job = {key: value for key, value in given.items() if key not in SECRET}
     write_atomic(_file(folder, "job"), json.dumps({"home": str(home), "given": job}))
-    start(_file(folder, "job"))
+    try:
+        start(_file(folder, "job"))
+    except BaseException:
+        secret.unlink(missing_ok=True)
+        raise
 
 
 def explain(home: Path, given: Mapping[str, Any]) -> str:
@@ -141,15 +149,18 @@ def run_job(job: Path, port: int = STATUS_PORT) -> int:
         if not ours:
             return 0
         stack.enter_context(teller.serving(str(given["address"]), port))  # left after the lock
-        cause = ""
+        cause, secret = "", _file(folder, "secrets")
+        secrets = read_object(secret)
+        secret.unlink(missing_ok=True)
         try:
-            make(home, given, folder, teller.say)
+            make(home, {**given, "secrets": {"uv": secrets}}, folder, teller.say)
         except HostError as error:
             cause = str(error)
         except Exception:  # noqa: BLE001 (whatever it is, the controller must be told)
             cause = f"making {folder} failed: {traceback.format_exc()[-1_000:]}\nhint: run again"
         if cause:
             write_atomic(_file(folder, "result"), json.dumps({"cause": cause}))
+        secret.unlink(missing_ok=True)  # of who began meanwhile
         teller.state = "failed" if cause else "made"
     return 1 if cause else 0
 
