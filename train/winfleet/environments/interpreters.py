@@ -1,7 +1,7 @@
 """The Python that an environment is made from, where none is given: uv's own, else one that the system has. Standard library alone.
 
 By itself uv takes any Python that it finds before it fetches one: conda's, whose libraries others do not find, or one below a
-user's folder with a Korean name. plugins/module_utils/Ansible.ModuleUtils.Winfleet.psm1 does the same for the agent's Python.
+user's folder with a Korean name. plugins/module_utils/Ansible.ModuleUtils.WinfleetPython.psm1 does the same for the agent's Python.
 """
 
 from __future__ import annotations
