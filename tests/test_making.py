@@ -206,6 +206,7 @@ def test_a_python_of_the_system_is_taken_where_uv_has_none_but_never_condas(
     torch_wheel(host.wheels)
     host.given["base"] = ""
     monkeypatch.setenv("PATH", str(conda))
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(HostError, match=f"No interpreter found for Python {VERSION} in managed"):
         host.ensure()
     monkeypatch.setenv("PATH", f"{conda}{os.pathsep}{plain}")

@@ -35,7 +35,7 @@ function Get-UvVariable {
     $found
 }
 
-function Hide-Secret {
+function Remove-Secret {
     # A program's words without secrets, and without passwords of URLs among them.
     param([string]$Text, [System.Collections.IDictionary]$Secrets)
 
@@ -50,7 +50,7 @@ function Hide-Secret {
 }
 
 function Find-SystemPython {
-    # uv's entry (path, version) of the first Python of this minor that the PC has and that may be taken, as
+    # @{ path; version } of the first Python of this minor that the PC has and that may be taken, as
     # train/winfleet/environments/interpreters.py has it; nothing where there is none.
     param([string]$Uv, [string]$Version, [string]$Folder, [hashtable]$Variables)
 
@@ -59,10 +59,12 @@ function Find-SystemPython {
     try { $all = ConvertFrom-Json -InputObject $done.out } catch { return }
     foreach ($one in $all) {
         if ($one.implementation -ne 'cpython' -or $one.variant -notin 'default', $null -or $one.arch -eq 'x86') { continue }
-        if (-not $one.path -or $one.path -match '[^\x00-\x7f]') { continue }
-        $place = [IO.Path]::GetDirectoryName($one.path)
+        if (-not $one.path) { continue }
+        $path = [IO.Path]::Combine($Folder, $one.path) # uv shows what lies below its own folder without it
+        if ($path -match '[^\x00-\x7f]') { continue }
+        $place = [IO.Path]::GetDirectoryName($path)
         $conda = @($place, [IO.Path]::GetDirectoryName($place) | Where-Object { $_ -and (Test-Path -LiteralPath ([IO.Path]::Combine($_, 'conda-meta'))) })
-        if (-not $conda) { return $one }
+        if (-not $conda) { return @{ path = $path; version = $one.version } }
     }
 }
 
@@ -103,8 +105,8 @@ function Get-CRuntime {
     # Versions of what torch needs of the Visual C++ runtime, in Windows' own folder; empty for what is not there.
     $found = @{}
     foreach ($name in 'msvcp140', 'vcruntime140', 'vcruntime140_1') {
-        $version = Get-FileVersion -Path ([IO.Path]::Combine([Environment]::SystemDirectory, "$name.dll"))
-        $found[$name] = if ($version.Major) { "$version" } else { '' }
+        $path = [IO.Path]::Combine([Environment]::SystemDirectory, "$name.dll")
+        $found[$name] = if (Test-Path -LiteralPath $path) { "$(Get-FileVersion -Path $path)" } else { '' }
     }
     $found
 }

@@ -303,7 +303,7 @@ function Remove-Folder {
 function Stop-AtUv {
     param([string]$Line, [hashtable]$Done, [string]$Hint)
 
-    $said = Hide-Secret -Text $Done.err.Trim() -Secrets $secrets.uv
+    $said = Remove-Secret -Text $Done.err.Trim() -Secrets $secrets.uv
     Fail-Json -obj @{ changed = $true } -message "``uv $Line`` failed with $($Done.code): $said`n$Hint"
 }
 

@@ -7,6 +7,7 @@ user's folder with a Korean name. plugins/module_utils/Ansible.ModuleUtils.Winfl
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,8 +39,11 @@ def system_python(uv: str, version: str, environment: Mapping[str, str], *, wind
         found = json.loads(done.stdout.decode("utf-8", "replace"))
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    fit = [each for each in found if fits(each, windows=windows)]
-    return (str(fit[0]["path"]), str(fit[0]["version"])) if fit else None
+    for each in found:
+        path = os.path.abspath(str(each.get("path") or ""))  # uv shows what lies below the current folder without it
+        if each.get("path") and fits({**each, "path": path}, windows=windows):
+            return path, str(each.get("version", version))
+    return None
 
 
 def fits(found: Mapping[str, Any], *, windows: bool) -> bool:
