@@ -193,6 +193,9 @@ def test_variables_of_uv_reach_it_and_secrets_among_them_stay_nowhere(host: Host
     with pytest.raises(OSError, match="no task"):
         making.begin(host.home, host.given, fail)
     assert not list(host.home.rglob("*.secrets.json"))
+    making.begin(host.home, host.given, lambda _: None)  # a task that never comes
+    assert making.explain(host.home, host.given)
+    assert not list(host.home.rglob("*.secrets.json"))
 
 
 def test_a_python_of_the_system_is_taken_where_uv_has_none_but_never_condas(

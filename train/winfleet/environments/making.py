@@ -66,7 +66,7 @@ def begin(home: Path, given: Mapping[str, Any], start: Callable[[Path], None]) -
 
 
 def explain(home: Path, given: Mapping[str, Any]) -> str:
-    """Why the environment is not there, with a hint."""
+    """Why the environment is not there, with a hint. Secrets that nobody came to read are taken away."""
     folder = folder_of(home, given)
     if cause := read_object(_file(folder, "result")).get("cause"):
         return str(cause)
@@ -74,6 +74,7 @@ def explain(home: Path, given: Mapping[str, Any]) -> str:
         return (
             "its environment is still being made\nhint: run again: it goes on meanwhile, and is followed or found then"
         )
+    _file(folder, "secrets").unlink(missing_ok=True)
     return f"making {folder} ended without a word:\n{last_words(folder)}\nhint: run again; what was downloaded is kept"
 
 
