@@ -198,6 +198,22 @@ def test_variables_of_uv_reach_it_and_secrets_among_them_stay_nowhere(host: Host
     assert not list(host.home.rglob("*.secrets.json"))
 
 
+def test_on_windows_uv_trusts_the_systems_certificates_unless_somebody_says_otherwise(tmp_path: Path) -> None:
+    def found(inherited: Mapping[str, str], *, windows: bool = True, **users: str) -> dict[str, str]:
+        secrets = {"uv": {"https_proxy": "http://me:hush@proxy"}}
+        given = {"environment": {"HTTPS_PROXY": "http://other", **users}, "secrets": secrets}
+        return environment.variables(tmp_path, given, inherited, windows=windows)
+
+    plain = found({"HTTPS_PROXY": "http://old", "UV_HTTP_TIMEOUT": "30"}, ssl_cert_file="C:\\ca.pem")
+    assert plain["UV_SYSTEM_CERTS"] == "true"
+    assert (plain["HTTPS_PROXY"], plain["SSL_CERT_FILE"]) == ("http://me:hush@proxy", "C:\\ca.pem")
+    assert plain["UV_HTTP_TIMEOUT"] == "30"
+    assert "https_proxy" not in plain, "Windows' names have no case, and two would be left to chance"
+    for own in (found({"UV_NATIVE_TLS": "0"}), found({}, UV_NATIVE_TLS="0"), found({}, windows=False)):
+        assert "UV_SYSTEM_CERTS" not in own
+    assert found({}, UV_SYSTEM_CERTS="false")["UV_SYSTEM_CERTS"] == "false"
+
+
 def test_a_python_of_the_system_is_taken_where_uv_has_none_but_never_condas(
     host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,7 +158,7 @@ def make(home: Path, given: Mapping[str, Any], folder: Path, say: Callable[[str]
 
     `say` is told each step's title; what its program prints goes to env/<digest>.log.
     """
-    environment, secrets = variables(home, given), secrets_of(given)
+    environment, secrets = variables(home, given, os.environ, windows=os.name == "nt"), secrets_of(given)
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     requirements = folder.parent / f"{folder.name}.requirements.txt"
@@ -178,18 +178,16 @@ def make(home: Path, given: Mapping[str, Any], folder: Path, say: Callable[[str]
     (folder / MARK).write_text(json.dumps({"digest": given["digest"], "note": note}), encoding="utf-8")
 
 
-def variables(home: Path, given: Mapping[str, Any]) -> dict[str, str]:
-    """The environment of uv: this process's, ours, then uv_env_environment and the secrets, which win."""
-    found = {**os.environ, "NO_COLOR": "1", "UV_PYTHON_INSTALL_DIR": str(home / "agent" / "interpreters")}
+def variables(home: Path, given: Mapping[str, Any], inherited: Mapping[str, str], *, windows: bool) -> dict[str, str]:
+    """The environment of uv: what this process has inherited, ours, then uv_env_environment and the secrets, which win."""
+    found = {**inherited, "NO_COLOR": "1", "UV_PYTHON_INSTALL_DIR": str(home / "agent" / "interpreters")}
     found.setdefault("UV_HTTP_TIMEOUT", SILENT_SECONDS)
     users = {**given.get("environment", {}), **secrets_of(given)}
-    if os.name == "nt":  # nothing of ours lies below the user's folder, whose name may not be ASCII
+    if windows:  # nothing of ours lies below the user's folder, whose name may not be ASCII
         found |= {"UV_CACHE_DIR": str(home / "agent" / "cache"), "PYTHONUTF8": "1", **temporary_variables(home)}
         users = {name.upper(): value for name, value in users.items()}  # as os.environ has them
         if not {"UV_SYSTEM_CERTS", "UV_NATIVE_TLS"} & {*found, *users}:
-            found["UV_SYSTEM_CERTS"] = (
-                "true"  # what a company or an antivirus has put before the internet is known there
-            )
+            found["UV_SYSTEM_CERTS"] = "true"  # Windows knows what a company has put before the internet
     return {**found, **{name: str(value) for name, value in users.items()}}
 
 
