@@ -10,6 +10,7 @@ import threading
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from winfleet.environments.lock import OURS
 
@@ -38,16 +39,20 @@ class ones:
 
 
 class SmallIndex:
-    """Serves its folder's archives at `url`, in the words of PEP 503."""
+    """Serves its folder's archives at `url`, in the words of PEP 503; as an HTTP proxy it is the index of every host.
+
+    `asked` has each request's path, or the whole URL where it came to a proxy, and what it said to the proxy of who it is.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.asked = folder, list[tuple[str, str]]()
         folder.mkdir(parents=True, exist_ok=True)
         index = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                body = index.answer(self.path)
+                index.asked.append((self.path, self.headers.get("Proxy-Authorization", "")))
+                body = index.answer(self.path if self.path.startswith("/") else urlsplit(self.path).path)
                 self.send_response(200 if body is not None else 404)
                 self.send_header("Content-Type", "text/html" if self.path.endswith("/") else "application/octet-stream")
                 self.send_header("Content-Length", str(len(body or b"")))

@@ -20,6 +20,7 @@ from servers import free_port
 from uv import find_uv_bin
 from winfleet.core.errors import HostError
 from winfleet.environments import environment, making
+from winfleet.environments.interpreters import fits
 from winfleet.environments.lock import LockError
 from winfleet.environments.making_watch import Making, ask, parse, watch
 from winfleet.environments.wheels import Environment, check_build, download
@@ -171,6 +172,82 @@ def test_uvs_last_words_are_told_and_the_next_try_begins_anew(host: Host) -> Non
     host.begin()
     assert making.explain(host.home, host.given) != why
     assert host.watch().state == "made"
+
+
+def test_variables_of_uv_reach_it_and_secrets_among_them_stay_nowhere(host: Host, tmp_path: Path) -> None:
+    program = tmp_path / "uv"
+    program.write_text('#!/bin/sh\necho "$UV_HTTP_TIMEOUT by $HTTPS_PROXY: hush" >&2\nexit 1\n')
+    program.chmod(0o755)
+    host.given.update(uv=str(program), environment={"UV_HTTP_TIMEOUT": "601", "HTTPS_PROXY": "http://other"})
+    host.given["secrets"]["uv"] = {"HTTPS_PROXY": "http://me:hush@proxy:8080"}
+    host.begin()
+    assert host.watch().state == "failed"
+    assert "601 by ***: ***" in making.explain(host.home, host.given)
+    left = [path for path in host.home.rglob("*") if path.is_file()]
+    assert left
+    assert not [path for path in left if "hush" in path.read_text()]
+
+    def fail(_: Path) -> None:
+        raise OSError("no task")
+
+    with pytest.raises(OSError, match="no task"):
+        making.begin(host.home, host.given, fail)
+    assert not list(host.home.rglob("*.secrets.json"))
+    making.begin(host.home, host.given, lambda _: None)  # a task that never comes
+    assert making.explain(host.home, host.given)
+    assert not list(host.home.rglob("*.secrets.json"))
+
+
+def test_on_windows_uv_trusts_the_systems_certificates_unless_somebody_says_otherwise(tmp_path: Path) -> None:
+    def found(inherited: Mapping[str, str], *, windows: bool = True, **users: str) -> dict[str, str]:
+        secrets = {"uv": {"https_proxy": "http://me:hush@proxy"}}
+        given = {"environment": {"HTTPS_PROXY": "http://other", **users}, "secrets": secrets}
+        return environment.variables(tmp_path, given, inherited, windows=windows)
+
+    plain = found({"HTTPS_PROXY": "http://old", "UV_HTTP_TIMEOUT": "30"}, ssl_cert_file="C:\\ca.pem")
+    assert plain["UV_SYSTEM_CERTS"] == "true"
+    assert (plain["HTTPS_PROXY"], plain["SSL_CERT_FILE"]) == ("http://me:hush@proxy", "C:\\ca.pem")
+    assert plain["UV_HTTP_TIMEOUT"] == "30"
+    assert "https_proxy" not in plain, "Windows' names have no case, and two would be left to chance"
+    for own in (found({"UV_NATIVE_TLS": "0"}), found({}, UV_NATIVE_TLS="0"), found({}, windows=False)):
+        assert "UV_SYSTEM_CERTS" not in own
+    assert found({}, UV_SYSTEM_CERTS="false")["UV_SYSTEM_CERTS"] == "false"
+
+
+def test_a_python_of_the_system_is_taken_where_uv_has_none_but_never_condas(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conda, plain = tmp_path / "conda" / "bin", tmp_path / "plain" / "bin"
+    for folder in (conda, plain):
+        folder.mkdir(parents=True)
+        (folder / f"python{VERSION}").symlink_to(Path(sys.base_prefix, "bin", f"python{VERSION}"))
+    (conda.parent / "conda-meta").mkdir()
+    torch_wheel(host.wheels)
+    host.given["base"] = ""
+    monkeypatch.setenv("PATH", str(conda))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HostError, match=f"No interpreter found for Python {VERSION} in managed"):
+        host.ensure()
+    monkeypatch.setenv("PATH", f"{conda}{os.pathsep}{plain}")
+    made = host.ensure()
+    assert made["note"].startswith(
+        f"uv has no Python {VERSION} of its own and could not fetch one (No interpreter found for "
+    )
+    assert f"; {plain / f'python{VERSION}'} ({VERSION}." in made["note"]
+    assert host.ensure()["note"] == "", "said once"
+
+
+@pytest.mark.parametrize(
+    ("path", "values", "wanted"),
+    [
+        (r"C:\Python311\python.exe", {}, True), (r"C:\Users\홍길동\Python311\python.exe", {}, False),
+        (r"C:\Python311-32\python.exe", {"arch": "x86"}, False), (r"C:\pypy\python.exe", {"implementation": "pypy"}, False),
+        (r"C:\Python313t\python.exe", {"variant": "freethreaded"}, False), (None, {}, False),
+    ],
+)  # fmt: skip
+def test_which_pythons_of_a_windows_pc_may_be_taken(path: str | None, values: dict[str, str], wanted: bool) -> None:
+    entry = {"path": path, "implementation": "cpython", "variant": "default", "arch": "x86_64", **values}
+    assert fits(entry, windows=True) is wanted
 
 
 def test_a_gpu_without_a_torch_for_it_is_refused_unless_cpu_is_asked_for(host: Host) -> None:

@@ -1,5 +1,6 @@
 """A user's requirements.txt, from the playbooks to the workers' environments; and what is wrong with it, before anything is sent."""
 
+import base64
 import os
 import subprocess
 import sys
@@ -54,6 +55,9 @@ def cluster(fleet: Fleet, index: SmallIndex) -> Cluster:
 
 
 UNTIL_READY = ("playbooks/preflight.yml", "playbooks/sync.yml", "playbooks/environment.yml")
+PASSWORD = "hun-ter.2"
+# A worker's Python that has nothing of the controller's environment that uv would take.
+BARE = f'#!/bin/sh\nexec env -u HTTP_PROXY -u UV_DEFAULT_INDEX -u UV_PYTHON_DOWNLOADS {sys.executable} "$@"\n'
 USE = "import small_a, small_b, pure_source, importlib.metadata as m; print(m.version('small-a'), pure_source.built)"
 
 
@@ -75,6 +79,41 @@ def test_requirements_reach_the_workers_with_what_was_built_here(cluster: Cluste
     assert again.returncode == 0, again.stdout
     assert "Make the environment\n" in again.stdout
     assert ": Make the environment" not in again.stdout, "nothing is made anew"
+
+
+def test_a_proxy_an_index_and_a_mirror_reach_uv_on_the_workers_and_a_password_stays_nowhere(
+    cluster: Cluster, index: SmallIndex, tmp_path: Path
+) -> None:
+    cluster.fleet.hosts.pop("worker2")
+    (bare := tmp_path / "python").write_text(BARE)
+    bare.chmod(0o755)
+    (cluster.project / "requirements.txt").write_text("small-a\n")
+    cluster.fleet.variables |= {
+        "ansible_python_interpreter": str(bare), "uv_env_interpreter": "", "uv_env_secrets": ["HTTP_PROXY"],
+        "uv_env_environment": {
+            "UV_DEFAULT_INDEX": "http://packages.example/simple", "UV_PYTHON_INSTALL_MIRROR": f"{index.url}/pythons", "UV_NO_CACHE": "1",
+        },
+    }  # fmt: skip
+    lacking = (
+        "error: controller: uv_env_secrets names HTTP_PROXY, which this machine's environment does not have\n  hint: "
+    )
+    assert lacking in cluster.play("preflight.yml").stdout
+    cluster.environment |= {"HTTP_PROXY": index.url.replace("//", f"//me:{PASSWORD}@"), "NO_PROXY": ""}
+    index.asked.clear()
+    done = cluster.play(*UNTIL_READY)
+    assert done.returncode == 0, done.stdout
+    who = "Basic " + base64.b64encode(f"me:{PASSWORD}".encode()).decode()
+    assert ("http://packages.example/simple/small-a/", who) in index.asked
+    assert any("/pythons/" in path for path, _ in index.asked), "uv's own Python comes first"
+    note = f"  worker1: uv has no Python {MINOR} of its own and could not fetch one (HTTP status client error (404 Not Found)"
+    assert done.stdout.count(note) == 1, done.stdout
+    shown = cluster.play("playbooks/environment.yml", "-vvv")
+    assert shown.returncode == 0, shown.stdout
+    assert PASSWORD not in done.stdout + shown.stdout
+    (folder,) = cluster.environments("worker1")
+    subprocess.run([folder / "bin" / "python", "-c", "import small_a"], check=True)
+    written = [path for path in cluster.fleet.folder.rglob("*") if path.is_file()]
+    assert not [path for path in written if PASSWORD.encode() in path.read_bytes()]
 
 
 def test_what_cannot_be_had_is_said_before_anything_is_sent(cluster: Cluster) -> None:

@@ -3,7 +3,10 @@
 What scripts share is one text: that of a module which is put into those that Ansible sends.
 """
 
+import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from winfleet.controller.scripts import whole
 CHECK = ROOT / "tests" / "newer_than_51.ps1"
 OF_THE_ENGINE = "molecule/lab/powershell/"  # runs nowhere else
 MODULE = ROOT / "plugins" / "module_utils" / "Ansible.ModuleUtils.Winfleet.psm1"
+PYTHON_MODULE = MODULE.with_name("Ansible.ModuleUtils.WinfleetPython.psm1")
 OF_ROLES = sorted(ROOT.glob("roles/*/files/*.ps1"))
 
 # What the check must find in it, line by line.
@@ -65,6 +69,60 @@ def test_windows_powershell_understands_every_script(lab: Lab, tmp_path: Path) -
         _, kind, number = line.split(":")[0].split()
         lines[int(number)].add(kind)
     assert dict(zip(TOO_NEW, lines.values(), strict=True)) == TOO_NEW
+
+
+NONE = "uv has no Python 3.11 of its own and could not fetch one"
+AGENT = r"""
+$uv = 'C:\lab\python\uv.exe'
+$ours = @{ UV_CACHE_DIR = 'C:\agent\cache'; UV_PYTHON_INSTALL_DIR = 'C:\agent\interpreters' }
+$settings = Get-UvVariable -Ours $ours -Users @{ uv_http_timeout = '600'; HTTPS_PROXY = 'http://other' } -Secrets @{ HTTPS_PROXY = 'http://me:hush@proxy' }
+$own = Get-UvVariable -Ours $ours -Users @{ UV_NATIVE_TLS = 'false' }
+$found = @{ certificates = $settings.UV_SYSTEM_CERTS; own = $own.ContainsKey('UV_SYSTEM_CERTS'); timeout = $settings.UV_HTTP_TIMEOUT; proxy = $settings.HTTPS_PROXY }
+$found.hidden = Remove-Secret -Text 'of http://me:hush@proxy: hush' -Secrets @{ HTTPS_PROXY = 'http://me:hush@proxy' }
+foreach ($name in 'conda', 'both') {
+    $env:PATH = @{ conda = 'C:\conda'; both = 'C:\conda;C:\lab\python' }[$name]
+    $found[$name] = New-AgentPython -Uv $uv -Target 'C:\agent\python' -Version '3.11' -Offline $true -Variables $settings
+}
+$found.python = Get-Python -Program 'C:\agent\python\Scripts\python.exe'
+Rename-Item -LiteralPath C:\windows\system32\msvcp140.dll -NewName msvcp140.away
+$found.bare = Get-Python -Program 'C:\conda\python.exe'
+$found.without = Get-CRuntime
+Rename-Item -LiteralPath C:\windows\system32\msvcp140.away -NewName msvcp140.dll
+$found.system = Get-CRuntime
+[IO.Directory]::CreateDirectory('C:\beside').FullName | Out-Null
+[IO.File]::WriteAllText('C:\beside\msvcp140.dll', 'an old one')
+Copy-CRuntime -From 'C:\lab\python' -Folder 'C:\beside'
+[IO.File]::SetLastWriteTimeUtc('C:\beside\vcruntime140.dll', [DateTime]'2020-01-01')
+Copy-CRuntime -From 'C:\lab\python' -Folder 'C:\beside'
+$found.laid = "$(Get-FileVersion -Path 'C:\beside\msvcp140.dll')"
+$found.kept = [IO.File]::GetLastWriteTimeUtc('C:\beside\vcruntime140.dll').Year
+'FOUND' + (ConvertTo-Json -InputObject $found -Depth 4 -Compress)
+"""
+
+
+@in_the_lab
+def test_the_agents_python_is_never_condas_and_has_windows_certificates(lab: Lab, tmp_path: Path) -> None:
+    (pc,) = lab.up(1)
+    drive, script = lab.prefix(pc), tmp_path / "agent.ps1"
+    shutil.copytree(drive / "lab" / "python", drive / "conda", copy_function=os.symlink)
+    (drive / "conda" / "conda-meta").mkdir()
+    (drive / "conda" / "msvcp140.dll").unlink()
+    (drive / "agent").mkdir()
+    script.write_text(PYTHON_MODULE.read_text("utf-8") + AGENT, "utf-8")
+    found = json.loads(lab.run(pc, script).partition("FOUND")[2])
+    assert {name: found[name] for name in ("certificates", "own", "timeout", "proxy", "hidden")} == {
+        "certificates": "true", "own": False, "timeout": "600", "proxy": "http://me:hush@proxy", "hidden": "of ***: ***",
+    }  # fmt: skip
+    assert (found["conda"]["code"], found["conda"]["note"]) == (2, "")
+    assert found["both"]["note"].startswith(f"{NONE} (No interpreter found for Python 3.11 in managed installations); ")
+    assert "; C:\\lab\\python\\python.exe (3.11." in found["both"]["note"]
+    assert found["python"] == {"version": found["python"]["version"], "lacks": []}
+    assert found["python"]["version"].startswith("3.11.")
+    assert found["bare"]["lacks"] == ["msvcp140"]
+    assert found["without"] == {**found["system"], "msvcp140": ""}
+    assert found["system"]["msvcp140"]
+    assert found["laid"].startswith("14.")
+    assert found["kept"] == 2020
 
 
 def functions(path: Path) -> dict[str, str]:

@@ -120,6 +120,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str, bool, str, str]] = {
         {"os": "Linux", "reboot": "linux-image-6.8"}, {}, "reboot", True, "a restart is pending (linux-image-6.8)", "restart pc1",
     ),
     "Smart App Control": ({"app_control": 1}, {}, "security", False, "Smart App Control is on and blocks the unsigned", "switch it off"),
+    "no Visual C++ runtime": (
+        {"python": "3.11.9", "python_lacks": ["msvcp140", "vcruntime140_1"], "runtime": {"msvcp140": "", "vcruntime140": "14.29.30133.0"}},
+        {}, "runtime", False, "its Python 3.11.9 does not find msvcp140, vcruntime140_1, which torch needs; Windows has vcruntime140 14.29.30133.0",
+        "https://aka.ms/vs/17/release/vc_redist.x64.exe",
+    ),
     "block rule for python": (
         block(), {}, "firewall", False,
         'the rule "python.exe" blocks C:\\Python311\\python.exe and beats every rule that allows', "Disable-NetFirewallRule -Name '{1234}'",
@@ -191,7 +196,7 @@ def test_one_fault_is_one_line_with_its_fix(case: str) -> None:
         block(program="Any", ports="129500"),
         {"address": "127.0.0.1", "dynamic_ports": [1024, 65535], "resolves": ["127.0.1.1"], "adapters": []},
         {"home": "C:\\" + "a" * 80, "long_paths": True},
-        {"app_control": 2},
+        {"app_control": 2}, {"runtime": {"msvcp140": "", "vcruntime140": ""}},  # uv's own Python is given them
     ],
 )  # fmt: skip
 def test_what_is_all_right_is_no_line(told: dict[str, Any]) -> None:

@@ -50,7 +50,7 @@ def test_names_that_are_not_ours_are_let_pass(name: str) -> None:
         ("fleet_answer_seconds", 0, "a number from 1 up"), ("winrm_setup_renew_days", -2, "a whole number from -1 up"),
         ("fleet_rehearsal", "maybe", "true or false"), ("fleet_follow", 2, "true or false"),
         ("fleet_command", ["train.py"], "a text"), ("fleet_secrets", "A,B", "a list, as -e '{\"fleet_secrets\": "),
-        ("fleet_secrets", [{"A": 1}], "a list"), ("fleet_environment", "A=1", "names with values, as -e '{\"fleet_environment\": "),
+        ("fleet_secrets", [{"A": 1}], "a list"), ("uv_env_secrets", ["HTTPS_PROXY", "A-B"], "names of environment variables, as HTTPS_PROXY; 'A-B'"), ("fleet_environment", "A=1", "names with values, as -e '{\"fleet_environment\": "),
         ("fleet_state", "gone", "one of present, absent"), ("accelerate_config_mixed_precision", False, 'one of "no", fp16'),
         ("uv_env_python_version", 3.1, '"3.11" or newer, in quotes'), ("uv_env_torch_backend", "cuda", "auto, cpu, or a build"),
     ],
@@ -77,7 +77,23 @@ def test_a_value_that_a_setting_can_have_is_let_pass(name: str, value: Any) -> N
 
 def test_a_secret_is_not_shown() -> None:
     assert "hunter2" not in wrong("launch_secrets", ["hunter2"])
-    assert "launch_secrets it cannot be" in wrong("launch_secrets", ["hunter2"]).replace(", which", "")
+    assert "-e: launch_secrets has a value that it cannot be\n" in wrong("launch_secrets", ["hunter2"])
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        ({"UV_HTTP_TIMEOUT": 600}, 'the value of UV_HTTP_TIMEOUT as a text in quotes, as UV_HTTP_TIMEOUT: "1"'),
+        ({"A": "1", "UV_SYSTEM_CERTS": True}, "the value of UV_SYSTEM_CERTS as a text"), ({"SSL_CERT_FILE": None}, "the value of SSL_CERT_FILE as"),
+        ({"HTTPS PROXY": "http://me:hunter2@p"}, "names of environment variables, as HTTPS_PROXY; 'HTTPS PROXY' is none"),
+        ("HTTPS_PROXY=http://me:hunter2@p", "names with values, as -e '{\"uv_env_environment\": "),
+    ],
+)  # fmt: skip
+def test_variables_of_uv_are_names_with_texts_and_their_values_are_not_shown(value: Any, wanted: str) -> None:
+    said = wrong("uv_env_environment", value)
+    assert said.startswith(f"-e: uv_env_environment has a value that it cannot be\n  hint: give {wanted}")
+    assert "hunter2" not in said
+    assert wrong("uv_env_environment", {"https_proxy": "http://p:8080", "UV_HTTP_TIMEOUT": "{{ seconds }}"}) == ""
 
 
 def test_the_settings_of_a_user_have_a_type_each_and_their_defaults_fit() -> None:

@@ -70,11 +70,11 @@ def test_accounts_are_learned_from_home_folders() -> None:
 
 def test_values_are_secret_by_their_names_at_any_depth() -> None:
     values = {"ansible_password": "a1b2", "fleet_environment": {"HF_TOKEN": "x1y2", "OMP_NUM_THREADS": "1"},
-              "fleet_secrets": ["WANDB_API_KEY"], "list": [{"secret": 1234}], "api_key": None, "token": True}  # fmt: skip
+              "fleet_secrets": ["WANDB_API_KEY"], "uv_env_secrets": ["HTTPS_PROXY"], "list": [{"secret": 1234}], "api_key": None, "token": True}  # fmt: skip
     assert secrets_in(values) == {"a1b2", "x1y2", "1234"}
     assert without_secrets(values) == {
         "ansible_password": "<secret>", "fleet_environment": {"HF_TOKEN": "<secret>", "OMP_NUM_THREADS": "1"},
-        "fleet_secrets": ["WANDB_API_KEY"], "list": [{"secret": "<secret>"}], "api_key": None, "token": "<secret>",
+        "fleet_secrets": ["WANDB_API_KEY"], "uv_env_secrets": ["HTTPS_PROXY"], "list": [{"secret": "<secret>"}], "api_key": None, "token": "<secret>",
     }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from windows_lab import LAB, SETTINGS, Lab, in_the_lab, windows
 pytestmark = in_the_lab
 
 PYTHON = r"C:\lab\python\python.exe"
+MANAGED = "cpython-3.11.9-windows-x86_64-none"  # the folder of one of uv's own
 WORK = r"C:\winfleet\runs\own\work"
 SLOW = "fleet_command=bare.py --steps 100000 --sleep 0.02"
 START_SECONDS = 240  # for a deploy and the first steps, on a machine that does more than this
@@ -77,9 +79,23 @@ def cluster(made: Cluster) -> Iterator[Cluster]:
     assert not left, f"processes stayed behind: {left}"
 
 
+@contextlib.contextmanager
+def without_runtime(drive: Path, home: Path) -> Iterator[Path]:
+    """A PC that has no msvcp140.dll meanwhile, but a Python of uv's own, whose folder is yielded: links to the lab's, without that file."""
+    managed, library = home / "agent" / "interpreters" / MANAGED, drive / "windows" / "system32" / "msvcp140.dll"
+    shutil.copytree(drive / "lab" / "python", managed, copy_function=os.symlink)
+    (managed / library.name).unlink()
+    library.rename(library.with_suffix(".away"))
+    try:
+        yield managed
+    finally:
+        library.with_suffix(".away").rename(library)
+
+
 def test_a_host_on_which_uv_fails_is_named_and_nothing_half_made_counts(cluster: Cluster) -> None:
-    cluster.hosts[TWO] = {"uv_env_interpreter": r"C:\nowhere\python.exe"}
-    done = cluster.play("deploy_and_train.yml", "fleet_command=bare.py", "fleet_run=no-python")
+    cluster.hosts = {ONE: {"uv_env_interpreter": ""}, TWO: {"uv_env_interpreter": r"C:\nowhere\python.exe"}}
+    with without_runtime(cluster.lab.prefix(ONE.lower()), cluster.home(ONE)) as managed:
+        done = cluster.play("deploy_and_train.yml", "fleet_command=bare.py", "fleet_run=no-python")
     assert done.returncode != 0
     assert re.search(
         rf"error: {TWO}: `uv venv .*C:\\nowhere\\python.exe.*` failed with \d+: .+\nhint: .*uv_env_interpreter",
@@ -87,6 +103,9 @@ def test_a_host_on_which_uv_fails_is_named_and_nothing_half_made_counts(cluster:
     )  # fmt: skip
     assert errors(done.stdout) == 1
     assert (cluster.home(ONE) / "agent" / "bundle").exists()
+    assert str(managed.name) in (cluster.home(ONE) / "agent" / "python" / "pyvenv.cfg").read_text("utf-8")
+    assert not (managed / "msvcp140.dll").is_symlink(), "laid beside uv's own Python"
+    assert (managed / "vcruntime140.dll").is_symlink(), "a newer one stays"
     assert not (cluster.home(TWO) / "agent" / "bundle").exists(), "without its mark the next deploy makes it anew"
     assert not any((cluster.home(host) / kind).exists() for host in cluster.hosts for kind in ("code", "env", "runs"))
 

@@ -20,10 +20,16 @@ from winfleet.environments.package import stage
 from winfleet.transfer.folders import SHORT, digest, list_files
 
 PACKAGES = ("psutil", "nvidia-ml-py", "libtorrent")  # of the agent's Python; the versions are the control node's
+RUNTIME = (
+    "msvc-runtime==14.44.35112"  # Microsoft's C and C++ libraries, which torch and libtorrent need and do not bring
+)
 
 
 class ActionModule(Action):
-    """winfleet_agent: home, found {"bundle", "package"} of the preflight, interpreter, python_version, cache, refuse."""
+    """winfleet_agent: home, found {"bundle", "package"} of the preflight, interpreter, python_version, cache, refuse, offline.
+
+    `environment` and `secrets` are variables of uv.
+    """
 
     def act(self) -> dict[str, Any]:
         """Sends what the preflight did not find."""
@@ -31,7 +37,7 @@ class ActionModule(Action):
         with contextlib.ExitStack() as stack:
             package = stage(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="winfleet-")), "package"))
             named = digest(package, list_files(package, honour_git=False))[:SHORT]
-            wanted = [f"{name}=={importlib.metadata.version(name)}" for name in ("uv", *PACKAGES)]
+            wanted = [f"{name}=={importlib.metadata.version(name)}" for name in ("uv", *PACKAGES)] + [RUNTIME]
             bundle = f"agent-win_amd64-{version}-{'-'.join(name.partition('==')[2] for name in wanted)}.zip"
             if found["bundle"] == bundle and found["package"] == named:
                 return {}
@@ -45,12 +51,12 @@ class ActionModule(Action):
             arguments = {
                 "package": base64.b64encode(pack(package)).decode(), "digest": named, "bundle": "", "named": bundle,
                 "interpreter": str(given["interpreter"]), "python_version": version,
-                "packages": list(PACKAGES),
+                "packages": list(PACKAGES), "environment": dict(given["environment"]), "offline": bool(given["offline"]),
             }  # fmt: skip
             if found["bundle"] != bundle:
                 local = make_bundle(self.path("cache") / bundle, wanted, version)
                 arguments["bundle"] = stack.enter_context(self.sent(local))
-            return self.ask("agent", arguments)
+            return self.ask("agent", arguments, {"uv": dict(given["secrets"])})
 
 
 def pack(folder: Path) -> bytes:
@@ -63,7 +69,7 @@ def pack(folder: Path) -> bytes:
 
 
 def make_bundle(bundle: Path, wanted: list[str], python_version: str) -> Path:
-    """A zip with uv.exe and the agent's wheels for Windows, made once by pip; its name has their versions."""
+    """A zip with uv.exe, the agent's wheels for Windows and runtime/*.dll, made once by pip; its name has their versions."""
     if bundle.is_file():
         return bundle
     bundle.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +89,11 @@ def make_bundle(bundle: Path, wanted: list[str], python_version: str) -> Path:
                     with zipfile.ZipFile(wheel) as inside:
                         program = next(name for name in inside.namelist() if name.endswith("/uv.exe"))
                         packed.writestr("uv.exe", inside.read(program), zipfile.ZIP_DEFLATED)
+                elif wheel.name.startswith("msvc_runtime-"):
+                    with zipfile.ZipFile(wheel) as inside:
+                        for name in inside.namelist():
+                            if name.endswith(".dll") and "/Scripts/" in name:
+                                packed.writestr(f"runtime/{Path(name).name}", inside.read(name), zipfile.ZIP_DEFLATED)
                 else:
                     packed.write(wheel, wheel.name)
         shutil.move(fresh, bundle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from ansible import context
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from winfleet.controller.actions import Action
 from winfleet.controller.clusters import ClusterError, check_certificates, pinned
 from winfleet.controller.settings import as_typed
@@ -39,6 +41,7 @@ class ActionModule(Action):
             free_disk_gb=float(given["free_disk_gb"]),
             processes={name: int(self.of(name).get("fleet_processes", 0)) for name in names},
             warnings=read_names(given["warnings"]), torch_backend=str(given["torch_backend"]),
+            lacking=[] if boolean(self.of(self.name)["fleet_skip_deploy"]) else self.lacking(),
             python_version=str(given["python_version"]), include=as_patterns(given["include"]),
         )  # fmt: skip
         look_only = bool(given["look_only"])
@@ -70,6 +73,11 @@ class ActionModule(Action):
         except ClusterError as error:
             what, _, hint = str(error).partition("\nhint: ")
             yield Problem(where="inventory", check="reachable", what=what, hint=hint)
+
+    def lacking(self) -> list[str]:
+        """Of all hosts' uv_env_secrets, what is not set here."""
+        wanted = [name for host in self.names for name in self.of(host).get("uv_env_secrets") or ()]
+        return [name for name in dict.fromkeys(wanted) if not os.environ.get(name)]
 
 
 def why_silent(looked: Any) -> str:

@@ -22,7 +22,7 @@ from winfleet.support.archive import (
     secrets_of_environment,
     write,
 )
-from winfleet.support.redaction import SECRET_NAME, secrets_in, without_secrets
+from winfleet.support.redaction import NAMES_OF_SECRETS, SECRET_NAME, secrets_in, without_secrets
 
 OURS = ("fleet_", "uv_env_", "data_sync_", "accelerate_config_", "launch_", "firewall_", "winrm_setup_", "power_plan_")
 CONNECTION = ("ansible_connection", "ansible_host", "ansible_port", "ansible_user", "ansible_winrm_transport", "ansible_python_interpreter")  # fmt: skip
@@ -49,7 +49,7 @@ class ActionModule(Action):
         bundle = Bundle(
             files=files, problems={name: why for name, why in problems.items() if why},
             secrets=frozenset(set().union(*(known.secrets() for known in variables.values()))
-                              | secrets_of_environment(self.variables.get("fleet_secrets") or ())),
+                              | secrets_of_environment([name for setting in NAMES_OF_SECRETS for name in self.variables.get(setting) or ()])),
             accounts=frozenset(accounts.union(*(known.accounts() for known in variables.values()))),
         )  # fmt: skip
         listed = "" if self.check_mode else write(bundle, path)

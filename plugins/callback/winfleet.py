@@ -70,9 +70,11 @@ class CallbackModule(Default):
 
     @short
     def v2_runner_on_ok(self, result: Any) -> None:
-        """A change is a line."""
+        """A change is a line, and so is what the host notes of it."""
         if result._result.get("changed"):
             self._display.display(f"  {result._host.get_name()}: {result._task.name}", color=constants.COLOR_CHANGED)
+        if note := result._result.get("note"):
+            self._display.display(f"  {result._host.get_name()}: {note}")
 
     @short
     def v2_runner_item_on_ok(self, result: Any) -> None:

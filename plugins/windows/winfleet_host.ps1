@@ -1,6 +1,7 @@
 #!powershell
 #Requires -Module Ansible.ModuleUtils.Legacy
 #AnsibleRequires -PowerShell Ansible.ModuleUtils.Winfleet
+#AnsibleRequires -PowerShell Ansible.ModuleUtils.WinfleetPython
 
 # What a task asks of a Windows host; plugins/modules/winfleet_host.py documents it and is the same for Linux. `look`
 # needs no Python there, and `agent` brings one. All else is train/winfleet/host/remote.py, run by the agent's Python.
@@ -18,29 +19,9 @@ $base = [IO.Path]::GetFullPath([Environment]::ExpandEnvironmentVariables($base))
 $agent = [IO.Path]::Combine($base, 'agent')
 $python = [IO.Path]::Combine($agent, 'python\Scripts\python.exe')
 $mark = [IO.Path]::Combine($agent, 'bundle') # names what the agent's Python was made of, once it is whole
-
-function Invoke-Program {
-    # Runs a program with bytes on its standard input; @{ code; out; err }. 5.1's own `&` would change their encoding.
-    param([string]$Program, [string]$Line, [string]$Folder, [string]$Text = '')
-
-    $start = New-Object -TypeName System.Diagnostics.ProcessStartInfo -Property @{
-        FileName = $Program; Arguments = $Line; WorkingDirectory = $Folder; UseShellExecute = $false; CreateNoWindow = $true
-        RedirectStandardInput = $true; RedirectStandardOutput = $true; RedirectStandardError = $true
-        StandardOutputEncoding = [Text.Encoding]::UTF8; StandardErrorEncoding = [Text.Encoding]::UTF8
-    }
-    # Nothing of ours lies below the user's folder, whose name may not be ASCII.
-    $start.EnvironmentVariables['PYTHONUTF8'] = '1'
-    $start.EnvironmentVariables['UV_CACHE_DIR'] = [IO.Path]::Combine($agent, 'cache')
-    $start.EnvironmentVariables['UV_PYTHON_INSTALL_DIR'] = [IO.Path]::Combine($agent, 'interpreters')
-    $process = [Diagnostics.Process]::Start($start)
-    $problems = $process.StandardError.ReadToEndAsync()
-    $bytes = (New-Object -TypeName System.Text.UTF8Encoding -ArgumentList $false).GetBytes($Text)
-    $process.StandardInput.BaseStream.Write($bytes, 0, $bytes.Length)
-    $process.StandardInput.Close()
-    $said = $process.StandardOutput.ReadToEnd()
-    $process.WaitForExit()
-    @{ code = $process.ExitCode; out = $said; err = $problems.Result }
-}
+# Nothing of ours lies below the user's folder, whose name may not be ASCII.
+$variables = @{ PYTHONUTF8 = '1'; UV_CACHE_DIR = [IO.Path]::Combine($agent, 'cache'); UV_PYTHON_INSTALL_DIR = [IO.Path]::Combine($agent, 'interpreters') }
+$installer = 'https://aka.ms/vs/17/release/vc_redist.x64.exe'
 
 function Invoke-Agent {
     # Asks the agent's Python; its answer, or this task fails with its words.
@@ -52,7 +33,7 @@ function Invoke-Agent {
     }
     $call = @{ operation = $operation; home = $base; arguments = $given; check = $check }
     if ($secrets.Count) { $call.arguments.secrets = $secrets }
-    $done = Invoke-Program -Program $python -Line '-m winfleet.host.remote' -Folder $package -Text (ConvertTo-Json -InputObject $call -Depth 20 -Compress)
+    $done = Invoke-Program -Program $python -Line '-m winfleet.host.remote' -Folder $package -Text (ConvertTo-Json -InputObject $call -Depth 20 -Compress) -Variables $variables
     $last = @($done.out.Trim() -split "`n")[-1]
     try { $answer = ConvertFrom-Json -InputObject $last } catch { $answer = $null }
     if ($null -eq $answer) {
@@ -187,15 +168,6 @@ function Get-ExcludedPort {
     Get-PortNumber -Line 'int ipv4 show excludedportrange protocol=tcp' -Pattern '^\s*(\d+)\s+(\d+)(?:\s+\*)?\s*$'
 }
 
-function Get-PythonVersion {
-    # Version of the interpreter that was given for training.
-    param([string]$Program)
-
-    if (-not $Program) { return }
-    $done = Invoke-Program -Program $Program -Line '-I -c "import platform; print(platform.python_version())"' -Folder $env:SystemRoot
-    $done.out.Trim()
-}
-
 function Get-Digest {
     # Names made of digests of what was sent or made here, newest first. An environment counts once it is whole.
     param([string]$Kind)
@@ -286,10 +258,11 @@ function Find-Host {
     $packages = @(Get-Digest agent)
     $adapters = @(Get-OrNull { Get-Adapter })
     $own = [Net.Dns]::GetHostName()
+    $given_python = Get-OrNull { Get-Python -Program $given.interpreter }
     $build = "$($system.BuildNumber).$(Get-RegistryValue -Key 'SOFTWARE\Microsoft\Windows NT\CurrentVersion' -Name UBR)".TrimEnd('.')
     @{
         os = 'Windows'; release = "$("$($system.Caption)" -replace '^Microsoft ') $build"; cores = [Environment]::ProcessorCount
-        python = Get-OrNull { Get-PythonVersion -Program $given.interpreter }
+        python = $(if ($given_python) { $given_python.version }); python_lacks = @(if ($given_python) { $given_python.lacks }); runtime = Get-OrNull { Get-CRuntime }
         memory_gib = [Math]::Round($system.TotalVisibleMemorySize / 1MB, 1)
         memory_free_gib = $(if ($system.FreePhysicalMemory) { [Math]::Round($system.FreePhysicalMemory / 1MB, 1) })
         disk_free_gb = $(if ($near) { [Math]::Round((New-Object -TypeName System.IO.DriveInfo -ArgumentList $near).AvailableFreeSpace / 1e9, 1) } else { 0 })
@@ -327,6 +300,27 @@ function Remove-Folder {
     }
 }
 
+function Stop-AtUv {
+    param([string]$Line, [hashtable]$Done, [string]$Hint)
+
+    $said = Remove-Secret -Text $Done.err.Trim() -Secrets $secrets.uv
+    Fail-Json -obj @{ changed = $true } -message "``uv $Line`` failed with $($Done.code): $said`n$Hint"
+}
+
+function Install-CRuntime {
+    # What torch needs of the Visual C++ runtime, beside the Python of uv's own that Target was made of. Another one is its owner's.
+    param([string]$Runtime, [string]$Target)
+
+    $home_line = [IO.File]::ReadAllLines([IO.Path]::Combine($Target, 'pyvenv.cfg')) | Where-Object { $_ -match '^home\s*=' } | Select-Object -First 1
+    $from = ($home_line -replace '^home\s*=').Trim()
+    if ($from -like "$($variables.UV_PYTHON_INSTALL_DIR)\*") { Copy-CRuntime -From $Runtime -Folder $from }
+    $found = Get-OrNull { Get-Python -Program $python }
+    if ($found.lacks) {
+        $message = "the Python of $from does not find $($found.lacks -join ', ') of the Visual C++ runtime, which torch needs`nhint: install $installer on this host"
+        Fail-Json -obj @{ changed = $true } -message $message
+    }
+}
+
 function Install-Agent {
     # `package` (a zip, base64) and `digest`; `bundle`, a zip with uv.exe and wheels, where the agent's Python is to be made.
     if (-not (Test-Path -LiteralPath $base)) {
@@ -349,17 +343,17 @@ function Install-Agent {
         $uv = [IO.Path]::Combine($agent, 'uv.exe')
         Move-Item -LiteralPath ([IO.Path]::Combine($wheels, 'uv.exe')) -Destination $uv -Force
         $target = [IO.Path]::Combine($agent, 'python')
-        $interpreter = if ($given.interpreter) { $given.interpreter } else { $given.python_version }
-        $from = if ($given.interpreter) { '--offline' } else { '' }
-        $steps = "venv --quiet --clear $from --python `"$interpreter`" `"$target`"",
-            "pip install --quiet --offline --no-index --find-links `"$wheels`" --python `"$python`" $($given.packages -join ' ')"
-        foreach ($step in $steps) {
-            $done = Invoke-Program -Program $uv -Line $step -Folder $agent
-            if ($done.code) {
-                $hint = 'hint: a host without internet needs uv_env_interpreter, the path of a Python on it'
-                Fail-Json -obj @{ changed = $true } -message "``uv $step`` failed with $($done.code): $($done.err.Trim())`n$hint"
-            }
+        $settings = Get-UvVariable -Ours $variables -Users $given.environment -Secrets $secrets.uv
+        $made = New-AgentPython -Uv $uv -Target $target -Interpreter $given.interpreter -Version $given.python_version -Offline $given.offline -Variables $settings
+        if ($made.code) {
+            $hint = 'hint: a host that cannot fetch a Python needs uv_env_interpreter, the path of one on it, or a proxy or mirror in uv_env_environment'
+            Stop-AtUv -Line $made.line -Done $made -Hint $hint
         }
+        Install-CRuntime -Runtime ([IO.Path]::Combine($wheels, 'runtime')) -Target $target
+        $line = "pip install --quiet --offline --no-index --find-links `"$wheels`" --python `"$python`" $($given.packages -join ' ')"
+        $done = Invoke-Program -Program $uv -Line $line -Folder $agent -Variables $settings
+        if ($done.code) { Stop-AtUv -Line $line -Done $done -Hint 'hint: run again; if it fails again, remove that folder first' }
+        $told.note = $made.note
         [IO.File]::WriteAllText($mark, $given.named)
     }
     $target = [IO.Path]::Combine($agent, $given.digest)
@@ -377,8 +371,9 @@ function Install-Agent {
 switch ($operation) {
     'look' { Exit-Json -obj @{ changed = $false; host = Find-Host } }
     'agent' {
+        $told = @{ changed = $true; note = '' }
         if (-not $check) { Install-Agent }
-        Exit-Json -obj @{ changed = $true }
+        Exit-Json -obj $told
     }
     default {
         if (-not (Test-Path -LiteralPath $python) -or -not (Get-Digest agent)) {

@@ -97,7 +97,7 @@ class Action(ActionBase):
             raise AnsibleActionFail(error_text(stopping))
 
     def ask(
-        self, operation: str, arguments: Mapping[str, Any], secrets: Mapping[str, str] | None = None
+        self, operation: str, arguments: Mapping[str, Any], secrets: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Has winfleet_host do an operation in the task's `home` on its host; the answer."""
         call = {"operation": operation, "home": self.given["home"], "arguments": dict(arguments)}

@@ -36,6 +36,8 @@ PATTERNS: Final[Mapping[str, tuple[str, str]]] = {
     "uv_env_python_version": (r"3\.(1[1-9]|[2-9]\d)", '"3.11" or newer, in quotes'),
     "uv_env_torch_backend": (r"auto|cpu|xpu|cu\d{2,3}|rocm[\d.]+|", "auto, cpu, or a build as cu130"),
 }
+VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a name that each system takes for a variable's
+VARIABLES: Final = frozenset(["uv_env_environment", "uv_env_secrets"])  # settings that name variables of a program
 TRUTHS: Final = frozenset(
     ["yes", "y", "on", "true", "t", "1", "no", "n", "off", "false", "f", "0"]
 )  # texts that Ansible takes for a truth
@@ -105,7 +107,10 @@ def explain_value(given: Given, option: Option) -> str:
     """That the value is none that this setting can have, and what it can have; "" where it is fine."""
     if not (wanted := trouble_with(given.name, given.value, option)):
         return ""
-    shown = "" if option.get("no_log") else f" is {'empty' if given.value is None else repr(plain(given.value))}, which"
+    shown = (
+        " has a value that" if option.get("no_log")
+        else f" is {'empty' if given.value is None else repr(plain(given.value))}, which"
+    )  # fmt: skip
     return f"{given.where}: {given.name}{shown} it cannot be\n  hint: give {wanted}".replace("NAME", given.name)
 
 
@@ -124,12 +129,24 @@ def trouble_with(name: str, value: Any, option: Option) -> str:
         return WANTED[kind]
     if kind == "list" and any(not is_of(str(option.get("elements", "raw")), each) for each in value):
         return WANTED[kind]
+    if name in VARIABLES and value and (words := trouble_with_variables(value)):
+        return words
     if choices and value not in choices:
         return "one of " + ", ".join(f'"{each}"' if each in TRUTHS else str(each) for each in choices)
     if kind in ("int", "float") and float(value) < (least := LEAST.get(name, 0)):
         return f"{WANTED[kind]} from {least} up"
     pattern, words = PATTERNS.get(name, (".*", ""))
     return words if kind == "str" and not re.fullmatch(pattern, str(value or ""), re.DOTALL) else ""
+
+
+def trouble_with_variables(value: Iterable[Any]) -> str:
+    """What is wanted instead of variables' names, or of names with texts; "" where they are fine."""
+    for name in value:
+        if not VARIABLE.fullmatch(str(name)):
+            return f"names of environment variables, as HTTPS_PROXY; {str(name)!r} is none"
+        if isinstance(value, Mapping) and (isinstance(value[name], bool | int | float | list | tuple | Mapping | None)):
+            return f'the value of {name} as a text in quotes, as {name}: "1"'
+    return ""
 
 
 def is_of(kind: str, value: Any) -> bool:

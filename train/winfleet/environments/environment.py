@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from ..core.causes import advise, explain
 from ..core.errors import HostError
 from ..core.files import end_of, read_object, temporary_variables
 from ..transfer.folders import SHORT
+from .interpreters import HINT, MANAGED, say_taken, system_python
 
 MARK = "winfleet.json"  # of an environment: its lock's digest, written once it is whole
 KEEP = 2  # environments: the new one, and the one before it
@@ -130,7 +132,8 @@ def index_strategy(requirements: str) -> list[str]:
 def steps(given: Mapping[str, Any], folder: Path, requirements: Path) -> list[Step]:
     """The commands that make the environment, in their order."""
     uv = str(given.get("uv") or folder.parent.parent / "agent" / ("uv.exe" if os.name == "nt" else "uv"))
-    python, base = str(interpreter(folder)), given["base"] or given["python_version"]
+    python = str(interpreter(folder))
+    base = [str(given["base"])] if given["base"] else [str(given["python_version"]), MANAGED]
     offline = ["--offline", "--no-index", "--find-links", str(given["wheels"])] if given["wheels"] else []
     links = ["--find-links", str(given["built"])] if given.get("built") else []  # wheels that the index has not
     backend = [f"--torch-backend={given['torch_backend']}"] if given["torch_backend"] and not offline else []
@@ -143,7 +146,7 @@ def steps(given: Mapping[str, Any], folder: Path, requirements: Path) -> list[St
         else "is the driver new enough for this build? set uv_env_torch_backend to another, as cu126, or to cpu"
     )  # fmt: skip
     return [
-        Step("Python", [uv, "venv", "--python", str(base), *offline[:1], str(folder)], hint),
+        Step("Python", [uv, "venv", "--python", *base, *offline[:1], str(folder)], hint if given["base"] else HINT.format(version=given["python_version"])),
         Step("packages", [uv, "pip", "sync", "--python", python, "--require-hashes", *offline, *links, *index_strategy(given["requirements"]), str(requirements)], hint),
         Step("torch", [uv, "pip", "install", "--python", python, *offline, *backend, f"torch=={given['torch']}"], hint),
         Step("a matrix product on each device", [python, "-I", "-c", PROVE, str(wanted_gpus(given))], build),
@@ -155,22 +158,59 @@ def make(home: Path, given: Mapping[str, Any], folder: Path, say: Callable[[str]
 
     `say` is told each step's title; what its program prints goes to env/<digest>.log.
     """
-    environment = {**os.environ, "NO_COLOR": "1", "UV_PYTHON_INSTALL_DIR": str(home / "agent" / "interpreters")}
-    environment.setdefault("UV_HTTP_TIMEOUT", SILENT_SECONDS)
-    if os.name == "nt":  # nothing of ours lies below the user's folder, whose name may not be ASCII
-        environment |= {"UV_CACHE_DIR": str(home / "agent" / "cache"), "PYTHONUTF8": "1", **temporary_variables(home)}
+    environment, secrets = variables(home, given, os.environ, windows=os.name == "nt"), secrets_of(given)
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     requirements = folder.parent / f"{folder.name}.requirements.txt"
     requirements.write_text(given["requirements"], encoding="utf-8")
     minutes = float(given.get("limit_minutes") or LIMIT_MINUTES)
     deadline = time.monotonic() + 60 * minutes
-    for step in steps(given, folder, requirements):
+    python, *others = steps(given, folder, requirements)
+    say(python.title)
+    note = make_python(
+        python, given, environment, lambda step: run(step, environment, folder, deadline, minutes, secrets)
+    )
+    for step in others:
         say(step.title)
-        run(step, environment, folder, deadline, minutes)
+        run(step, environment, folder, deadline, minutes, secrets)
     for old in sorted(folder.parent.glob(f"*/{MARK}"), key=lambda path: path.stat().st_mtime)[: -KEEP + 1]:
         shutil.rmtree(old.parent)
-    (folder / MARK).write_text(json.dumps({"digest": given["digest"]}), encoding="utf-8")
+    (folder / MARK).write_text(json.dumps({"digest": given["digest"], "note": note}), encoding="utf-8")
+
+
+def variables(home: Path, given: Mapping[str, Any], inherited: Mapping[str, str], *, windows: bool) -> dict[str, str]:
+    """The environment of uv: what this process has inherited, ours, then uv_env_environment and the secrets, which win."""
+    found = {**inherited, "NO_COLOR": "1", "UV_PYTHON_INSTALL_DIR": str(home / "agent" / "interpreters")}
+    found.setdefault("UV_HTTP_TIMEOUT", SILENT_SECONDS)
+    users = {**given.get("environment", {}), **secrets_of(given)}
+    if windows:  # nothing of ours lies below the user's folder, whose name may not be ASCII
+        found |= {"UV_CACHE_DIR": str(home / "agent" / "cache"), "PYTHONUTF8": "1", **temporary_variables(home)}
+        users = {name.upper(): value for name, value in users.items()}  # as os.environ has them
+        if not {"UV_SYSTEM_CERTS", "UV_NATIVE_TLS"} & {*found, *users}:
+            found["UV_SYSTEM_CERTS"] = "true"  # Windows knows what a company has put before the internet
+    return {**found, **{name: str(value) for name, value in users.items()}}
+
+
+def secrets_of(given: Mapping[str, Any]) -> dict[str, str]:
+    """Variables of uv_env_secrets."""
+    return dict((given.get("secrets") or {}).get("uv") or {})
+
+
+def make_python(
+    step: Step, given: Mapping[str, Any], environment: Mapping[str, str], do: Callable[[Step], object]
+) -> str:
+    """Makes the environment's Python by `do`; what is to be said of it, "" where it is the one that was wanted. Raises HostError."""
+    try:
+        do(step)
+    except HostError:
+        version = str(given["python_version"])
+        taken = None if given["base"] else system_python(step.command[0], version, environment, windows=os.name == "nt")
+        if taken is None:
+            raise
+        said = last_words(Path(step.command[-1]))
+        do(step._replace(command=[*step.command[:3], taken[0], step.command[-1]]))
+        return say_taken(version, taken, said)
+    return ""
 
 
 def log_of(folder: Path) -> Path:
@@ -183,8 +223,18 @@ def last_words(folder: Path) -> str:
     return end_of(log_of(folder), SAID).strip()
 
 
-def run(step: Step, environment: Mapping[str, str], folder: Path, deadline: float, minutes: float) -> None:
-    """Runs a step's command until it has ended, or until `deadline` (monotonic). Raises HostError with its last words."""
+def run(
+    step: Step,
+    environment: Mapping[str, str],
+    folder: Path,
+    deadline: float,
+    minutes: float,
+    secrets: Mapping[str, str],
+) -> None:
+    """Runs a step's command until it has ended, or until `deadline` (monotonic). Raises HostError with its last words.
+
+    What it prints stays without the values of `secrets`.
+    """
     named = f"`{' '.join(step.command[:3])}`"
     with log_of(folder).open("wb") as file:
         process = subprocess.Popen(
@@ -195,14 +245,28 @@ def run(step: Step, environment: Mapping[str, str], folder: Path, deadline: floa
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            raise HostError(
-                f"{named} was not done after {minutes:.12g} minutes:\n{last_words(folder)}\n"
-                "hint: run again, what was downloaded is kept; or set uv_env_limit_minutes for a slow line"
-            ) from None
+            code = None
+    hide(log_of(folder), secrets.values())
+    if code is None:
+        raise HostError(
+            f"{named} was not done after {minutes:.12g} minutes:\n{last_words(folder)}\n"
+            "hint: run again, what was downloaded is kept; or set uv_env_limit_minutes for a slow line"
+        )
     if code:
         said = last_words(folder)
         quoted = textwrap.indent(said, "  | ")  # uv says "error: " too
         raise HostError(f"{named} failed with {code}:\n{quoted}{advise_on_packages(said, step.hint)}")
+
+
+def hide(path: Path, secrets: Iterable[str]) -> None:
+    """Takes secrets, and passwords of URLs among them, out of a file."""
+    whole = [value for value in secrets if value]
+    parts = [password for value in whole if (password := re.sub(r"^\w+://[^/@]*?:([^/]*)@.*$", r"\1", value)) != value]
+    text = old = path.read_bytes()
+    for word in (*whole, *parts):
+        text = text.replace(word.encode(), b"***")
+    if text != old:
+        path.write_bytes(text)
 
 
 def advise_on_packages(said: str, hint: str) -> str:
@@ -237,4 +301,5 @@ def ensure(home: Path, given: Mapping[str, Any], *, check: bool) -> dict[str, An
         if given["python"]:
             fix = f"install train/constraints.txt into {python}, or leave uv_env_python empty"
         raise HostError(f"{python} does not satisfy the lock: {'; '.join(wrong)}\nhint: {fix}")
-    return {"changed": changed, "python": python, "versions": versions}
+    note = read_object(folder / MARK).get("note", "") if changed or given.get("finish") else ""
+    return {"changed": changed, "python": python, "versions": versions, "note": note}

@@ -24,9 +24,10 @@ from winfleet.core.errors import HostError
 from winfleet.core.files import held, read_object, send_output_to, write_atomic
 from winfleet.core.plan import STATUS_PORT
 from winfleet.core.serving import Handler, Server, serving
-from winfleet.environments.environment import last_words, make
+from winfleet.environments.environment import last_words, make, secrets_of
 from winfleet.machine.detached import why_silent
 from winfleet.machine.windows import end_children_with_me
+from winfleet.runs.control import write_secrets
 from winfleet.transfer.folders import SHORT
 
 PATH: Final = "/environment.json"
@@ -53,13 +54,20 @@ def begin(home: Path, given: Mapping[str, Any], start: Callable[[Path], None]) -
     if at_it:
         raise HostError(f"another environment, {at_it[0]}, is being made here\nhint: run again once it is done")
     _file(folder, "result").unlink(missing_ok=True)
+    secret = _file(folder, "secrets")
+    if found := secrets_of(given):
+        write_secrets(secret, found)
     job = {key: value for key, value in given.items() if key not in SECRET}
     write_atomic(_file(folder, "job"), json.dumps({"home": str(home), "given": job}))
-    start(_file(folder, "job"))
+    try:
+        start(_file(folder, "job"))
+    except BaseException:
+        secret.unlink(missing_ok=True)
+        raise
 
 
 def explain(home: Path, given: Mapping[str, Any]) -> str:
-    """Why the environment is not there, with a hint."""
+    """Why the environment is not there, with a hint. Secrets that nobody came to read are taken away."""
     folder = folder_of(home, given)
     if cause := read_object(_file(folder, "result")).get("cause"):
         return str(cause)
@@ -67,6 +75,7 @@ def explain(home: Path, given: Mapping[str, Any]) -> str:
         return (
             "its environment is still being made\nhint: run again: it goes on meanwhile, and is followed or found then"
         )
+    _file(folder, "secrets").unlink(missing_ok=True)
     said = f"making {folder} ended without a word{why_silent('environment')}:\n{last_words(folder)}"
     return f"{said}\nhint: run again; what was downloaded is kept"
 
@@ -143,15 +152,18 @@ def run_job(job: Path, port: int = STATUS_PORT) -> int:
         if not ours:
             return 0
         stack.enter_context(teller.serving(str(given["address"]), port))  # left after the lock
-        cause = ""
+        cause, secret = "", _file(folder, "secrets")
+        secrets = read_object(secret)
+        secret.unlink(missing_ok=True)
         try:
-            make(home, given, folder, teller.say)
+            make(home, {**given, "secrets": {"uv": secrets}}, folder, teller.say)
         except HostError as error:
             cause = str(error)
         except Exception:  # noqa: BLE001 (whatever it is, the controller must be told)
             cause = f"making {folder} failed: {traceback.format_exc()[-1_000:]}\nhint: run again"
         if cause:
             write_atomic(_file(folder, "result"), json.dumps({"cause": cause}))
+        secret.unlink(missing_ok=True)  # of who began meanwhile
         teller.state = "failed" if cause else "made"
     return 1 if cause else 0
 

@@ -41,6 +41,7 @@ CUDA_13_CAPABILITY: Final = (7, 5)
 # With CUDA 12, torch 2.12 and newer come as cu126 alone, which ends with Hopper: https://github.com/pytorch/pytorch/pull/182849
 CUDA_12_CAPABILITY: Final = (9, 0)
 
+RUNTIME: Final = "https://aka.ms/vs/17/release/vc_redist.x64.exe"
 MAX_PATH: Final = 259  # characters, without the terminating zero
 LONGEST_MEMBER: Final = 207  # of an environment with torch 2.13.0 for Windows, below fleet_home
 
@@ -228,6 +229,15 @@ def check_security(name: str, found: Found) -> Iterator[Problem]:
         yield Problem(where=name, check="security", what=what, hint=hint)
 
 
+def check_runtime(name: str, found: Found) -> Iterator[Problem]:
+    """What torch needs of the Visual C++ runtime. uv's own Python is given it, one of the user's is not touched."""
+    if found.python_lacks:
+        there = ", ".join(f"{each} {version}" for each, version in sorted(found.runtime.items()) if version)
+        what = f"its Python {found.python} does not find {', '.join(found.python_lacks)}, which torch needs; Windows has {there or 'none of that runtime'}"
+        hint = f"install Microsoft's Visual C++ runtime there, {RUNTIME}, or leave uv_env_interpreter and uv_env_python empty"
+        yield Problem(where=name, check="runtime", what=what, hint=hint)
+
+
 def check_firewall(name: str, found: Found) -> Iterator[Problem]:
     """What beats the rules that worker_setup.yml makes: Block rules, and policies that ignore rules."""
     for rule in found.firewall.blocks:
@@ -328,5 +338,5 @@ def cuda_of(driver: int) -> int:
 
 CHECKS_OF_A_HOST: Final[Sequence[Callable[[str, Found], Iterator[Problem]]]] = (
     check_address, check_adapter, check_name, check_home, check_paths, check_memory, check_ports, check_dynamic_ports, check_clock,
-    check_power, check_reboot, check_security, check_firewall, check_gpu,
+    check_power, check_reboot, check_security, check_runtime, check_firewall, check_gpu,
 )  # fmt: skip

@@ -35,11 +35,17 @@ class Wanted:
     torch_backend: str = "auto"  # uv_env_torch_backend
     include: Sequence[str] = ()  # fleet_include
     python_version: str = ""  # uv_env_python_version, the minor; "" for any
+    lacking: Sequence[str] = ()  # of uv_env_secrets, what the controller's environment does not have
 
 
 def find_problems(hosts: Mapping[str, Found], silent: Mapping[str, str], wanted: Wanted) -> list[Problem]:
     """All problems at once. `hosts` maps those that answered to what they told, `silent` the others to the reason."""
-    problems = [*check_names(wanted.warnings), *check_files(wanted), *check_windows_names(hosts, wanted)]
+    problems = [
+        *check_names(wanted.warnings),
+        *check_files(wanted),
+        *check_secrets(wanted),
+        *check_windows_names(hosts, wanted),
+    ]
     problems += [say_silent(name, why) for name, why in silent.items()]
     for name, found in hosts.items():
         problems += check_host(
@@ -110,6 +116,13 @@ def check_files(wanted: Wanted) -> Iterator[Problem]:
         yield wrong_setting(f"fleet_data: folder {wanted.data} is empty", hint)
     if wanted.config is not None:
         yield from check_config(wanted.config, wanted.project)
+
+
+def check_secrets(wanted: Wanted) -> Iterator[Problem]:
+    """Without them a proxy or an index would refuse uv, minutes later."""
+    if wanted.lacking:
+        text = f"uv_env_secrets names {', '.join(wanted.lacking)}, which this machine's environment does not have"
+        yield wrong_setting(text, "export it here before the command, or take the name out")
 
 
 def check_windows_names(hosts: Mapping[str, Found], wanted: Wanted) -> Iterator[Problem]:

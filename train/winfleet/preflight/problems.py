@@ -25,6 +25,7 @@ CHECKS: Final[Mapping[str, str]] = {
     "power": "the PC does not go to sleep",
     "processes": "no more ranks than GPUs",
     "reboot": "no restart is pending",
+    "runtime": "the Visual C++ runtime that torch needs is there",
     "security": "Smart App Control lets unsigned programs run",
     "system": "the hosts have one operating system",
     "versions": "the hosts have one Python, one torch",

@@ -21,7 +21,7 @@ SECRET_NAME: Final = re.compile(
     r"pass(word|wd|phrase)|[_.-]pwd($|[_.-])|secret|token(?!s|iz)|api_?-?key|access_?-?key|private_?-?key|credential",
     re.IGNORECASE,
 )
-NAMES_OF_SECRETS: Final = ("fleet_secrets",)  # holds names alone
+NAMES_OF_SECRETS: Final = ("fleet_secrets", "uv_env_secrets")  # hold names alone
 SHORTEST_SECRET: Final = 4  # characters; a shorter value stands by chance all over a text
 PUBLIC_ACCOUNTS: Final = {"root", "administrator", "system", "public", "default", "all users", "user", ""}
 
