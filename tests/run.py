@@ -79,8 +79,8 @@ def lanes(wanted: set[str]) -> dict[str, list[str]]:
         found["roles"].append(apart(linux, network=True) if root else linux)
         found["index"].append(molecule("index", "uv_env"))
     if "pytest" in wanted:
-        found["lab"] += ["pytest -m lab"] if lab else []
-        found["tests"].append(apart(f'pytest {workers} -m "{OTHERS}"', network=False) if root
+        found["lab"] += ["pytest -m lab --durations=20"] if lab else []
+        found["tests"].append(apart(f'pytest {workers} --durations=20 -m "{OTHERS}"', network=False) if root
                               else f'pytest -m "{OTHERS}"')  # fmt: skip
         found["index"].append('pytest -m "index and not lab"')
     if not root:  # ports are shared, so one thing at a time
