@@ -1,15 +1,21 @@
 """What the controller's own environment must not change: hosts are reached directly, and Ansible starts whatever the locale is."""
 
+import contextlib
 import re
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from ansible.errors import AnsibleConnectionFailure
+from conftest import patience
 from programs import call
+from winfleet.controller.actions import knock
+from winfleet.core.causes import describe_unreachable
 
 PC, BEHIND_A_PROXY = "127.77.54.1", "127.77.54.2"
 
@@ -61,8 +67,27 @@ def test_hosts_are_reached_past_the_controllers_proxy_unless_one_is_given(
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": groups}}))
     names = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy")
     done = call("ansible-playbook", "preflight.yml", "-i", str(tmp_path), environment=dict.fromkeys(names, address))
-    assert pc.asked, done.stdout
+    assert any(pc.asked), done.stdout
     assert {*proxy.asked} == {f"CONNECT {BEHIND_A_PROXY}:5986 HTTP/1.0".encode()}, done.stdout
+
+
+def test_a_host_where_nobody_takes_a_connection_is_known_in_seconds() -> None:
+    """Its connection may take long, as the first sign-in of an account makes a profile."""
+    with socket.create_server((PC, 0), backlog=0) as full, contextlib.ExitStack() as waiting:
+        address = full.getsockname()
+        for _ in range(2):  # more than that the system does not take for a program that accepts nobody
+            waiting.enter_context(contextlib.closing(client := socket.socket()))
+            client.setblocking(False)
+            client.connect_ex(address)
+        time.sleep(0.1)
+        begun = time.monotonic()
+        with pytest.raises(AnsibleConnectionFailure) as silent:
+            knock(*address)
+        assert time.monotonic() - begun < patience(5)
+    with pytest.raises(AnsibleConnectionFailure) as closed:
+        knock(*address)
+    codes = [re.findall(r"\[(\S+)\]", describe_unreachable("pc1", str(one.value))) for one in (silent, closed)]
+    assert codes == [["firewalled"], ["refused"]]
 
 
 LOCALES = (

@@ -162,7 +162,7 @@ def test_each_fault_is_named_once_and_the_others_go_on(cluster: Cluster) -> None
         assert f"hosts twin-1 and twin-2 have the same address {NET}.204\n  hint: " in said[twin][0]
     assert "a firewall rule named winfleet-ports is there that is not of the group winfleet" in said["by-hand"][0]
     assert cluster.pcs["by-hand"].state()["firewall"]["winfleet-ports"] == rule
-    assert named["firewalled"] - named["unknown"] < patience(20), "ten seconds, and what a busy machine adds"
+    assert named["firewalled"] - named["unknown"] < patience(13), "three seconds, and what a busy machine adds"
     assert "Windows 11 Pro" in output, "the table of the hosts that were set up"
     cluster.assert_completes("good")
 
