@@ -48,15 +48,14 @@ def test_without_deploying_a_worker_that_lacks_something_is_refused_by_name(flee
     assert "error: run second is there on the hosts, but here is no " in elsewhere.stdout
 
     marks[1].write_text(json.dumps({"digest": "7" * 64}), "utf-8")
-    for how in ("fleet_skip_deploy=true", "--tags=train"):
-        refused = fleet.play("deploy_and_train.yml", short, how, "fleet_run=third")
-        assert refused.returncode != 0
-        assert (
-            f"error: worker2: its environment is of the lock 777777777777, this controller's lock is {wanted[:12]}; "
-            "none is made with fleet_skip_deploy\nhint: run deploy_and_train.yml without it once" in refused.stdout
-        ), refused.stdout
-        assert "worker1: its environment" not in refused.stdout
-        assert not (fleet.home("worker1") / "runs" / "third").exists()
+    refused = fleet.play("deploy_and_train.yml", short, "--tags=train", "fleet_run=third")
+    assert refused.returncode != 0
+    assert (
+        f"error: worker2: its environment is of the lock 777777777777, this controller's lock is {wanted[:12]}; "
+        "none is made with fleet_skip_deploy\nhint: run deploy_and_train.yml without it once" in refused.stdout
+    ), refused.stdout
+    assert "worker1: its environment" not in refused.stdout
+    assert not (fleet.home("worker1") / "runs" / "third").exists()
 
 
 def test_check_mode_of_the_whole_deployment_changes_nothing(fleet: Fleet) -> None:

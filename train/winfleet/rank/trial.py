@@ -27,6 +27,7 @@ MOST_TENSORS: Final = 10_000
 Seconds = Annotated[float, (0.0, 1e6)]
 Count = Annotated[int, (0, 2**31)]
 ENOUGH_SECONDS: Final = 20.0  # after the first step; slow steps are timed less often
+LEAST_SECONDS: Final = 1.5  # and fast ones more often: hosts that share a machine begin at slightly different moments
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +112,8 @@ class Stopwatch:
                 optimizer_seconds=now - self._stepping, micro_batches=self._micro_batches,
             ))  # fmt: skip
         self._begin, self._data, self._backward, self._micro_batches = now, 0.0, 0.0, 0
-        if len(self.steps) >= self.wanted or (self.steps and now - self._first > ENOUGH_SECONDS):
+        least = LEAST_SECONDS if len(self.steps) >= self.wanted else ENOUGH_SECONDS
+        if self.steps and now - self._first > least:
             self.write()
             sys.stdout.flush()
             os._exit(0)  # no end of a training: no model is saved, nobody is told
