@@ -412,7 +412,14 @@ def test_a_task_that_windows_does_not_start_is_told_with_its_result_and_the_fix(
     folder.mkdir(parents=True)
     script.write_text(LAUNCH.format(package=windows(ROOT / "train")), "utf-8")
     # Wine's desktop comes up with the first window, and would hold the pipes of whoever waits for what opens it.
-    opens = [str(LAB), "run", pc, PYTHON, "-c", "import subprocess; subprocess.run(['powershell.exe', '-Command', '1'])"]
+    opens = [
+        str(LAB),
+        "run",
+        pc,
+        PYTHON,
+        "-c",
+        "import subprocess; subprocess.run(['powershell.exe', '-Command', '1'])",
+    ]
     subprocess.run(
         opens, env=SETTINGS, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True
     )
