@@ -107,9 +107,17 @@ class Action(ActionBase):
 
     def execute(self, module: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Runs a module on the host; its answer. Raises AnsibleConnectionFailure soon for a Windows host that is not there."""
-        own = self._connection
-        if own.transport in SLOW and not own.connected and not self.variables.get(f"ansible_{own.transport}_proxy"):
-            knock(str(self.variables.get("ansible_host", self.name)), self.port)
+        own, known = self._connection, self.variables
+        lacks = (pem := known.get("ansible_winrm_ca_trust_path")) and not Path(
+            str(pem)
+        ).is_file()  # the connection says so
+        if (
+            own.transport in SLOW
+            and not own.connected
+            and not lacks
+            and not known.get(f"ansible_{own.transport}_proxy")
+        ):
+            knock(str(known.get("ansible_host", self.name)), self.port)
         answer: dict[str, Any] = self._execute_module(
             module_name=module, module_args=dict(arguments), task_vars=self.variables
         )
