@@ -1,10 +1,11 @@
 """Runs the checks of the project in lanes side by side, as most of them wait much of their time.
 
-    python tests/run.py [lint] [molecule] [pytest] [quick] [loaded]
+    python tests/run.py [lint] [molecule] [pytest] [quick] [proofs] [loaded]
 
 As root on Linux each worker of pytest has a network of its own, so that ports 29500-29504 are its own, and what tests start
 lives in a namespace of processes that ends with them. Elsewhere one test runs at a time. A lane's output is printed when it
-is done. Ctrl-C ends all lanes and takes the lab's PCs away. With `loaded` four endless loops a core run beside them, as no
+is done. Ctrl-C ends all lanes and takes the lab's PCs away. With `proofs` the
+lab's tests are whole. With `loaded` four endless loops a core run beside them, as no
 test may fail for time alone.
 """
 
@@ -79,7 +80,8 @@ def lanes(wanted: set[str]) -> dict[str, list[str]]:
         found["roles"].append(apart(linux, network=True) if root else linux)
         found["index"].append(molecule("index", "uv_env"))
     if "pytest" in wanted:
-        found["lab"] += ["pytest -m lab --durations=20"] if lab else []
+        chosen = "lab" if "proofs" in wanted else "lab and not proof"
+        found["lab"] += [f'pytest -m "{chosen}" --durations=20'] if lab else []
         found["tests"].append(apart(f'pytest {workers} --durations=20 -m "{OTHERS}"', network=False) if root
                               else f'pytest -m "{OTHERS}"')  # fmt: skip
         found["index"].append('pytest -m "index and not lab"')
@@ -140,7 +142,8 @@ def main(words: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     CACHE.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
-    wanted = lanes(set(words) - {"loaded"} or {"lint", "molecule", "pytest"})
+    parts = set(words) - {"loaded", "proofs"} or {"lint", "molecule", "pytest"}
+    wanted = lanes(parts | set(words) & {"proofs"})
     loops = [
         subprocess.Popen([sys.executable, "-c", "while True: pass"])
         for _ in range(LOOPS * cores() * ("loaded" in words))

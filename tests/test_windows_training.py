@@ -124,6 +124,7 @@ def fill_disk(folder: Path) -> None:
             pass
 
 
+@pytest.mark.proof
 def test_transfers_and_uv_that_fail_are_named_and_the_next_run_goes_on(cluster: Cluster) -> None:
     wheels = {ONE: cluster.home(ONE) / "wheels", TWO: cluster.home(TWO) / "wheels"}
     wheels[TWO] = cluster.lab.add_disk(TWO.lower(), wheels[TWO], DISK_MB)
@@ -330,6 +331,7 @@ def let_in(cluster: Cluster, host: str, others: list[str]) -> None:
     assert cluster.lab.run(host.lower(), script) == ""
 
 
+@pytest.mark.proof
 def test_the_generated_configuration_serves_accelerate_launch_typed_on_each_pc(own: Cluster) -> None:
     cluster = own
 
@@ -386,6 +388,7 @@ def test_a_rank_that_raises_ends_all_ranks_of_both_hosts_and_all_go_on_from_rank
     assert (cluster.logs / "bad" / "out" / "step_000020" / "model.pt").is_file()
 
 
+@pytest.mark.proof
 def test_the_end_of_a_launcher_ends_its_ranks_and_the_run(cluster: Cluster) -> None:
     with begun(cluster, SLOW, "fleet_run=killed", "launch_silent_seconds=12") as following:
         cluster.wait_for_step("killed", 3, START_SECONDS)

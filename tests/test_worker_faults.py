@@ -191,6 +191,7 @@ def test_a_run_that_was_killed_is_completed_by_the_next(cluster: Cluster) -> Non
     cluster.assert_completes("firewalled")
 
 
+@pytest.mark.proof
 def test_a_connection_that_drops_is_one_clear_error(cluster: Cluster) -> None:
     pc = cluster.pcs["filtered"]
     pc.do(f"$null = New-ItemProperty {POLICIES} LocalAccountTokenFilterPolicy -Value 1 -PropertyType DWord -Force")
