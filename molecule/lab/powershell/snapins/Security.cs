@@ -278,6 +278,7 @@ public static class WineGaps
             catch (InvalidOperationException) { }
         }
         redirect(typeof(System.Security.Principal.SecurityIdentifier).Assembly);
+        redirect(typeof(System.Diagnostics.Process).Assembly);
         AppDomain.CurrentDomain.AssemblyLoad += (_, loaded) => { if (!loaded.LoadedAssembly.IsDynamic && loaded.LoadedAssembly.Location == "") redirect(loaded.LoadedAssembly); };
     }
 }
