@@ -11,7 +11,7 @@ import pytest
 from conftest import SCRIPTS
 from programs import output_of
 from report_runs import brought_home
-from two_hosts import TwoHosts, losses
+from run_hosts import RunHosts, losses
 from winfleet import report
 from winfleet.core.plan import Plan
 from winfleet.rank.trial import Trial
@@ -23,8 +23,8 @@ from winfleet.view.speed import speed_of
 FOLDER = SCRIPTS / "libraries"
 
 
-def made(folder: Path, name: str) -> TwoHosts:
-    return TwoHosts(folder, (FOLDER / name).read_text("utf-8"))
+def made(folder: Path, name: str) -> RunHosts:
+    return RunHosts(folder, FOLDER / name)
 
 
 def logged(text: str) -> dict[int, float]:
@@ -35,84 +35,85 @@ def logged(text: str) -> dict[int, float]:
 
 def test_trainer_stops_with_its_own_checkpoint_and_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     hosts = made(tmp_path / "stopped", "hf_trainer.py")
-    hosts.run("--limit", "1", stop_at=11)
+    hosts.launch("--limit", "1", stop_at=11)
     stopped = hosts.rank(1)
-    assert [hosts.status(number)["state"] for number in (1, 2)] == ["stopped", "stopped"]
+    assert [hosts.status(number).state for number in (1, 2)] == ["stopped", "stopped"]
     assert "BEHIND" not in hosts.log(1) + hosts.log(2)
     assert not (hosts.work(1) / "final").exists()
-    step = stopped["step"]
+    step = stopped.step
     assert step == 13
     own, kept = f"out/checkpoint-{step}", "out/checkpoint-10"
     assert (hosts.work(1) / own / "optimizer.pt").is_file()
     assert (hosts.work(1) / kept).is_dir(), "nothing is rotated away for a stop"
-    assert (stopped["steps"], stopped["micro_batches"], stopped["batch_size"], stopped["loss_told"]) == (24, 4, 2, True)
-    assert stopped["loss"] == pytest.approx(4.55, abs=0.1), "not a quarter of it"
-    assert stopped["samples_per_second"] == pytest.approx(8 * stopped["steps_per_second"], rel=0.01)
+    assert (stopped.steps, stopped.micro_batches, stopped.batch_size, stopped.loss_told) == (24, 4, 2, True)
+    assert stopped.loss == pytest.approx(4.55, abs=0.1), "not a quarter of it"
+    assert stopped.samples_per_second == pytest.approx(8 * (stopped.steps_per_second or 0), rel=0.01)
 
     assert not (hosts.work(2) / own / "optimizer.pt").exists(), "rank 0's host alone has it"
-    hosts.run("--limit", "1")
+    hosts.launch("--limit", "1")
     said = hosts.log(1)
     assert (
         f"winfleet: goes on from {own}, the newest checkpoint of this run: Trainer.train(resume_from_checkpoint=...)"
         in said
     )
-    assert [hosts.rank(number)["begun"] for number in (1, 2)] == [step, step]
-    assert [hosts.rank(number)["step"] for number in (1, 2)] == [24, 24]
+    assert [hosts.rank(number).begun for number in (1, 2)] == [step, step]
+    assert [hosts.rank(number).step for number in (1, 2)] == [24, 24]
     assert "BEHIND" in said
-    assert hosts.home(1) >= {"final/model.safetensors", "out/checkpoint-24/optimizer.pt"}
+    assert hosts.outputs(1) >= {"final/model.safetensors", "out/checkpoint-24/optimizer.pt"}
 
     whole = made(tmp_path / "whole", "hf_trainer.py")
-    whole.run()
+    whole.launch()
     assert logged(said) == pytest.approx(logged(whole.log(1)), abs=1e-4)
-    assert whole.rank(1)["loss"] == pytest.approx(logged(whole.log(1))[24])
+    assert whole.rank(1).loss == pytest.approx(logged(whole.log(1))[24])
 
 
 def test_lightning_stops_with_its_own_checkpoint_and_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     hosts = made(tmp_path / "stopped", "lightning_fit.py")
-    hosts.run(stop_at=18)  # in the second epoch
+    hosts.launch(stop_at=18)  # in the second epoch
     stopped = hosts.rank(1)
-    step = stopped["step"]
+    step = stopped.step
     own = f"lightning_logs/version_0/checkpoints/epoch=1-step={step}.ckpt"
-    assert hosts.status(1)["state"] == "stopped"
+    assert hosts.status(1).state == "stopped"
     assert "BEHIND" not in hosts.log(1) + hosts.log(2)
     assert (hosts.work(1) / own).is_file()
-    assert (stopped["steps"], stopped["micro_batches"], stopped["loss_told"]) == (48, 2, True)
+    assert (stopped.steps, stopped.micro_batches, stopped.loss_told) == (48, 2, True)
 
     assert not (hosts.work(2) / own).exists(), "rank 0's host alone has it"
     before = losses(hosts.log(1))
-    hosts.run()
+    hosts.launch()
     assert f"winfleet: goes on from {own}, the newest checkpoint of this run: Trainer.fit(ckpt_path=...)" in hosts.log(
         1
     )
-    assert [hosts.rank(number)["begun"] for number in (1, 2)] == [step, step]
+    assert [hosts.rank(number).begun for number in (1, 2)] == [step, step]
     assert "BEHIND 48" in hosts.log(1)
-    assert any(name.endswith("step=48.ckpt") for name in hosts.home(1))
+    assert any(name.endswith("step=48.ckpt") for name in hosts.outputs(1))
 
     whole = made(tmp_path / "whole", "lightning_fit.py")
-    whole.run()
+    whole.launch()
     assert before | losses(hosts.log(1)) == pytest.approx(losses(whole.log(1)), abs=1e-5)
-    assert whole.rank(1)["loss"] == pytest.approx(losses(whole.log(1))["2 31"], abs=1e-5)
+    assert whole.rank(1).loss == pytest.approx(losses(whole.log(1))["2 31"], abs=1e-5)
 
 
 def test_lightning_of_another_size_is_refused_with_the_right_values(tmp_path: Path) -> None:
     hosts = made(tmp_path, "lightning_fit.py")
-    said = hosts.run("--nodes", "1")
+    hosts.launch("--nodes", "1")
+    said = hosts.said
     assert "Trainer(devices=1, num_nodes=1) makes 1 of the run's 2 processes" in said
     assert "hint: Trainer(devices=1, num_nodes=2)" in said
 
 
 def test_trl_with_lora_stops_with_its_own_checkpoint(tmp_path: Path) -> None:
     hosts = made(tmp_path, "sft.py")
-    hosts.run(stop_at=3)
+    hosts.launch(stop_at=3)
     stopped = hosts.rank(1)
-    assert (hosts.work(1) / f"out/checkpoint-{stopped['step']}" / "adapter_model.safetensors").is_file()
+    assert (hosts.work(1) / f"out/checkpoint-{stopped.step}" / "adapter_model.safetensors").is_file()
     assert "BEHIND" not in hosts.log(1) + hosts.log(2)
     assert "'loss'" not in hosts.log(1), "as by default, it has told no loss yet"
-    assert stopped["loss"] == pytest.approx(4.1, abs=0.3), "of the library's shares, and not a quarter of it"
-    assert (stopped["steps"], stopped["micro_batches"], stopped["loss_told"]) == (20, 4, False)
+    assert stopped.loss == pytest.approx(4.1, abs=0.3), "of the library's shares, and not a quarter of it"
+    assert (stopped.steps, stopped.micro_batches, stopped.loss_told) == (20, 4, False)
 
 
-def nano(folder: Path) -> TwoHosts:
+def nano(folder: Path) -> RunHosts:
     """nanoGPT's files. Each token is always followed by the same one, so that one batch is as hard as another."""
     tokens = [3]
     while len(tokens) < 2_000:
@@ -126,16 +127,17 @@ batch_size, block_size, gradient_accumulation_steps = 4, 20, 8
 device, backend = 'cpu', 'gloo'
 """,
     }  # fmt: skip
-    return TwoHosts(folder, (FOLDER / "nano.py").read_text("utf-8"), files)
+    return RunHosts(folder, FOLDER / "nano.py", files)
 
 
 def test_nanogpts_shape_goes_on_from_rank_0s_file_and_its_own_division_and_scaling_are_undone(tmp_path: Path) -> None:
     hosts = nano(tmp_path)
-    hosts.run("config/train_cycle.py", stop_at=12)
-    assert [(hosts.status(number)["state"], hosts.rank(number)["step"]) for number in (1, 2)] == [("stopped", 14)] * 2
+    hosts.launch("config/train_cycle.py", stop_at=12)
+    assert [(hosts.status(number).state, hosts.rank(number).step) for number in (1, 2)] == [("stopped", 14)] * 2
     assert not (hosts.work(2) / "out-cycle").exists(), "rank 0's host alone has it"
     before = losses(hosts.log(1))
-    said = hosts.run("config/train_cycle.py", "--init_from=resume")
+    hosts.launch("config/train_cycle.py", "--init_from=resume")
+    said = hosts.said
     again, whole = losses(hosts.log(1)), losses(hosts.uninterrupted("config/train_cycle.py"))
     assert [next(iter(before)), next(iter(again)), next(reversed(again))] == ["0", "10", "23"]
     assert whole["10"] < whole["0"] - 1, "nobody could begin anew unseen"
@@ -144,27 +146,20 @@ def test_nanogpts_shape_goes_on_from_rank_0s_file_and_its_own_division_and_scali
     )
     for number in (1, 2):
         rank = hosts.rank(number)
-        assert rank["loss"] == pytest.approx(again["23"], rel=0.2), "not a quarter of it"
-        assert (rank["samples_per_second"], rank["micro_batches"], rank["step"], rank["apart"]) == (None, 4, 14, "")
-        assert rank["optimizer_begun"] == 10
-        assert rank["steps_per_second"] > 1
+        assert rank.loss == pytest.approx(again["23"], rel=0.2), "not a quarter of it"
+        assert (rank.samples_per_second, rank.micro_batches, rank.step, rank.apart) == (None, 4, 14, "")
+        assert rank.optimizer_begun == 10
+        assert (rank.steps_per_second or 0) > 1
     assert "Not distributed" not in said
     assert not [event for event in hosts.events(1) if "begin" in event]
-    assert "out-cycle/ckpt.pt" in hosts.home(1)
+    assert "out-cycle/ckpt.pt" in hosts.outputs(1)
 
     (hosts.work(1) / "validated.py").write_text(
-        "import runpy, torch\nwith torch.no_grad():\n    list(torch.utils.data.DataLoader(range(6), 3))\nrunpy.run_path('train.py')\n"
+        "import runpy, torch\nwith torch.no_grad():\n    list(torch.utils.data.DataLoader(range(6), 3))\nrunpy.run_path('nano.py')\n"
     )
     told = {"WINFLEET_TRIAL": "3", "WINFLEET_TRIAL_FILE": str(tmp_path / "trial.json")}
-    output_of(
-        sys.executable,
-        "-m",
-        "winfleet.runner",
-        "validated.py",
-        "config/train_cycle.py",
-        folder=hosts.work(1),
-        environment=told,
-    )
+    command = (sys.executable, "-m", "winfleet.runner", "validated.py", "config/train_cycle.py")
+    output_of(*command, folder=hosts.work(1), environment=told)
     trial = Trial.parse(json.loads((tmp_path / "trial.json").read_text("utf-8")))
     assert trial
     assert (trial.samples, trial.accumulation) == (0, 8), "what a validation draws is no training's batch"
@@ -184,26 +179,26 @@ def test_nanogpts_shape_goes_on_from_rank_0s_file_and_its_own_division_and_scali
 
 def test_accelerates_stop_is_named_as_the_script_names_so_that_it_goes_on_there(tmp_path: Path) -> None:
     hosts = made(tmp_path, "like_complete.py")
-    hosts.run(stop_at=24)  # in the second epoch
-    step = hosts.rank(1)["step"]
+    hosts.launch(stop_at=24)  # in the second epoch
+    step = hosts.rank(1).step
     assert step == 26, "steps and not epochs"
     before = losses(hosts.log(1))
     own = next((hosts.work(1) / "out").glob("step_*"))
     assert int(own.name.removeprefix("step_")) == step
     assert [path.name for path in (hosts.work(2) / "out" / own.name).iterdir()] == ["random_states_1.pkl"]
-    hosts.run("--resume", f"out/{own.name}")
+    hosts.launch("--resume", f"out/{own.name}")
     again = losses(hosts.log(1))
     assert next(iter(again)) == str(step + 1)
     assert before | again == pytest.approx(losses(hosts.uninterrupted()), abs=1e-5)
-    assert hosts.rank(1)["loss"] == pytest.approx(again["60"], abs=1e-5), "as the script prints it"
+    assert hosts.rank(1).loss == pytest.approx(again["60"], abs=1e-5), "as the script prints it"
     newest = {f"out/epoch_2/{name}" for name in ("model.safetensors", "optimizer.bin", "random_states_0.pkl")}
-    assert hosts.home(1) >= newest
-    assert hosts.home(2) == {"out/epoch_2/random_states_1.pkl"}
+    assert hosts.outputs(1) >= newest
+    assert hosts.outputs(2) == {"out/epoch_2/random_states_1.pkl"}
 
 
 def test_a_stop_is_obeyed_in_the_second_stage(tmp_path: Path) -> None:
     hosts = made(tmp_path, "stages.py")
-    hosts.run(stop_at=15)
-    assert [hosts.status(number)["state"] for number in (1, 2)] == ["stopped", "stopped"]
-    assert [hosts.rank(number)["step"] for number in (1, 2)] == [17, 17]
+    hosts.launch(stop_at=15)
+    assert [hosts.status(number).state for number in (1, 2)] == ["stopped", "stopped"]
+    assert [hosts.rank(number).step for number in (1, 2)] == [17, 17]
     assert (hosts.work(1) / "output" / "checkpoints" / "step_000017" / "optimizer_1.bin").is_file()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, patience, wait_until
-from two_hosts import losses
+from run_hosts import losses
 from windows_cluster import LAUNCHER, ONE, RANK, TWO, Cluster, added, begun, errors, tasks
 from windows_lab import LAB, SETTINGS, Lab, in_the_lab, windows
 
