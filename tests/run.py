@@ -21,9 +21,10 @@ import time
 from pathlib import Path
 from typing import Final
 
+from lab_place import LAB, SETTINGS, why_no_lab
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 CACHE: Final = Path(os.environ.get("WINFLEET_TEST_OUTPUT") or ROOT / ".cache")
-LAB: Final = "molecule/lab/lab"
 LOOPS: Final = 4  # a core
 ENDING_SECONDS: Final = 60.0  # for tests to take away what they made, once they are asked to end
 # Processes and mounts of their own; a shell is their first process, as somebody must wait for orphans.
@@ -59,7 +60,7 @@ def molecule(name: str, *scenarios: str, local: bool = True) -> str:
 def lanes(wanted: set[str]) -> dict[str, list[str]]:
     """Name -> commands of each lane that this machine can run."""
     root = os.geteuid() == 0 and all(shutil.which(name) for name in ("unshare", "ip"))
-    lab = root and shutil.which("apt-get") is not None and os.environ.get("WINFLEET_LAB_TESTS") != "0"
+    lab = root and not why_no_lab()
     found: dict[str, list[str]] = {
         name: [] for name in ("lab", "tests", "windows", "roles", "lint", "index")
     }  # longest first
@@ -127,8 +128,6 @@ def end_all(running: list[Lane]) -> None:
         while any(lane.process.poll() is None for lane in running) and time.monotonic() - begun < seconds:
             time.sleep(0.1)
     if any(lane.name in ("lab", "windows") for lane in running):
-        from windows_lab import SETTINGS
-
         for environment in (None, SETTINGS):  # molecule's, and that of the tests
             subprocess.run([LAB, "down"], cwd=ROOT, env=environment, check=False, capture_output=True)
         for folder in ("inventories/lab", "inventories/certificates/lab"):

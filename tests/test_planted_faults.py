@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lab_place import LAB, NET, SETTINGS
 from windows_cluster import ONE, TWO, Cluster, added, errors
-from windows_lab import LAB, NET, SETTINGS, Lab, in_the_lab, windows
+from windows_lab import Lab, in_the_lab, windows
 
 pytestmark = in_the_lab
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, patience, wait_until
+from lab_place import LAB, SETTINGS
 from run_hosts import losses
 from windows_cluster import LAUNCHER, ONE, RANK, TWO, Cluster, added, begun, errors, tasks
-from windows_lab import LAB, SETTINGS, Lab, in_the_lab, windows
+from windows_lab import Lab, in_the_lab, windows
 
 pytestmark = in_the_lab
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ENVIRONMENT, ROOT, patience, wait_until
-from windows_lab import MASTER, NET, PASSWORD, Lab, Pc, in_the_lab
+from lab_place import NET
+from windows_lab import MASTER, PASSWORD, Lab, Pc, in_the_lab
 from winfleet.core.causes_table import CONNECTION
 
 pytestmark = in_the_lab

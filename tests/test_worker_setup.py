@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 from conftest import wait_until
+from lab_place import NET
 from made_files import certificate
 from programs import call, output_of
-from windows_lab import MASTER, NET, PASSWORD, SCRIPT, NewPc, in_the_lab, windows
+from windows_lab import MASTER, PASSWORD, SCRIPT, NewPc, in_the_lab, windows
 
 OTHER = f"{NET}.9"  # another master
 

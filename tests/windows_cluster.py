@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 from conftest import ENVIRONMENT, ROOT, Fleet, wait_until
-from windows_lab import LAB, PREFIX, SETTINGS, Lab
+from lab_place import LAB, PREFIX, SETTINGS
+from windows_lab import Lab
 
 ONE, TWO = f"{PREFIX}1".upper(), f"{PREFIX}2".upper()
 LAUNCHER, RANK = "winfleet.launch", "winfleet.runner"

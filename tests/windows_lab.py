@@ -4,13 +4,10 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import re
-import shutil
 import socket
 import ssl
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,26 +16,10 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROOT, wait_until
+from lab_place import FOLDER, LAB, NET, PREFIX, SETTINGS, why_no_lab
 
 SCRIPT = ROOT / "scripts" / "worker_setup.ps1"
-LAB = ROOT / "molecule" / "lab" / "lab"
-CACHE = Path(os.environ.get("WINFLEET_CACHE") or "/var/cache/winfleet")
-FOLDER = CACHE / "tests"
-PREFIX, NET = "test", "10.77.253"
 MASTER, PASSWORD, ADAPTER = f"{NET}.1", "lab", "이더넷"
-SETTINGS = {
-    **{name: value for name, value in os.environ.items() if not name.startswith("LAB_")},
-    "LAB_PYTHON": sys.executable, "LAB_PREFIX": PREFIX, "LAB_NET": NET, "LAB_BRIDGE": "winlabtst", "LAB_DIR": str(FOLDER),
-}  # fmt: skip
-
-
-def why_no_lab() -> str:
-    """Why there can be no lab here, in one sentence; nothing where there can."""
-    if os.environ.get("WINFLEET_LAB_TESTS") == "0":
-        return "WINFLEET_LAB_TESTS=0 leaves the tests in the Windows lab out"
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        return "the Windows lab needs root and apt (Debian)"
-    return ""
 
 
 in_the_lab = pytest.mark.skipif(bool(why_no_lab()), reason=why_no_lab())
