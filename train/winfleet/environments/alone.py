@@ -16,7 +16,8 @@ from urllib.parse import unquote
 
 from winfleet.core.errors import HostError
 from winfleet.core.files import replace
-from winfleet.environments.lock import blocks, export, hash_of, read_lock
+from winfleet.environments.lock import blocks, export, read_lock
+from winfleet.transfer.folders import content_of
 
 SAY_PACKAGES: Final = ("uv.lock", "requirements.txt", "pyproject.toml")
 READER: Final = "packaging"  # what reads requirements; the Python that uv brought has it not
@@ -104,7 +105,7 @@ def hashed(requirements: str, wheels: Path) -> str:
     hashes: dict[tuple[str, Version], list[str]] = {}
     for path in sorted(wheels.glob("*.whl")):
         with contextlib.suppress(InvalidWheelFilename):
-            hashes.setdefault(parse_wheel_filename(unquote(path.name))[:2], []).append(hash_of(path))
+            hashes.setdefault(parse_wheel_filename(unquote(path.name))[:2], []).append(content_of(path)[0])
     texts = blocks(requirements)
     for name, text in texts.items():
         found = re.match(r"[\w.-]+==([^\s;\\]+)", text)

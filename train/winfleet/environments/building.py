@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from winfleet.environments.lock import LockError, blocks, hash_of
+from winfleet.environments.lock import LockError, blocks
 from winfleet.environments.resolving import Resolved, Workers, has_wheel, packages_of, quote, who_asks
+from winfleet.transfer.folders import content_of
 
 PURE: Final = "-none-any.whl"
 LIMIT_SECONDS: Final = 300.0  # pure Python takes seconds; what compiles is not waited for
@@ -36,7 +37,7 @@ def build_pure(found: Resolved, requirements: str, workers: Workers, cache: Path
         wheel, said = build_once(name, entry, cache / "built")
         if wheel is not None:
             wheels.append(wheel)
-            texts[name] = f"{text.partition(chr(92))[0].rstrip()} \\\n    --hash=sha256:{hash_of(wheel)}\n"
+            texts[name] = f"{text.partition(chr(92))[0].rstrip()} \\\n    --hash=sha256:{content_of(wheel)[0]}\n"
         elif workers.windows:
             lines = "; ".join(who_asks(name, packages, found.wishes))
             raise LockError(
@@ -106,7 +107,7 @@ def is_out_of_reach(said: str) -> bool:
 
 def together(wheels: list[Path], cache: Path) -> Path:
     """One folder with these wheels, made once."""
-    folder = cache / hashlib.sha256("".join(sorted(map(hash_of, wheels))).encode()).hexdigest()[:12]
+    folder = cache / hashlib.sha256("".join(sorted(content_of(wheel)[0] for wheel in wheels)).encode()).hexdigest()[:12]
     if not folder.is_dir():
         with tempfile.TemporaryDirectory(prefix=".winfleet-", dir=cache) as temporary:
             fresh = Path(temporary, "wheels")

@@ -23,26 +23,23 @@ HINT: Final = (
 
 def system_python(uv: str, version: str, environment: Mapping[str, str], *, windows: bool) -> tuple[str, str] | None:
     """(path, version) of the first Python of this minor that the system has and that may be taken; None where it has none."""
-    command = [
-        uv,
-        "python",
-        "list",
-        version,
-        "--no-managed-python",
-        "--only-installed",
-        "--offline",
-        "--output-format",
-        "json",
-    ]
+    choice = ["--no-managed-python", "--only-installed", "--offline", "--output-format", "json"]
     try:
-        done = subprocess.run(command, env=dict(environment), capture_output=True, timeout=LIST_SECONDS, check=True)
+        done = subprocess.run(
+            [uv, "python", "list", version, *choice],
+            env=dict(environment),
+            capture_output=True,
+            timeout=LIST_SECONDS,
+            check=True,
+        )
         found = json.loads(done.stdout.decode("utf-8", "replace"))
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
     for each in found:
-        path = os.path.abspath(str(each.get("path") or ""))  # uv shows what lies below the current folder without it
-        if each.get("path") and fits({**each, "path": path}, windows=windows):
-            return path, str(each.get("version", version))
+        if each.get("path"):  # else it could be fetched; uv shows what lies below the current folder without that
+            each["path"] = os.path.abspath(str(each["path"]))
+        if fits(each, windows=windows):
+            return each["path"], str(each.get("version", version))
     return None
 
 

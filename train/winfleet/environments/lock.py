@@ -83,9 +83,3 @@ def blocks(requirements: str) -> dict[str, str]:
         if name:
             found[name] = found.get(name, "") + line
     return found
-
-
-def hash_of(path: Path) -> str:
-    """SHA-256 (64 hex digits) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
