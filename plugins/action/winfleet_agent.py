@@ -16,8 +16,8 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from winfleet.controller.actions import Action
-from winfleet.environments.package import stage
-from winfleet.transfer.folders import SHORT, digest, list_files
+from winfleet.environments.package import keep
+from winfleet.transfer.folders import list_files
 
 PACKAGES = ("psutil", "nvidia-ml-py", "libtorrent")  # of the agent's Python; the versions are the control node's
 RUNTIME = (
@@ -35,11 +35,10 @@ class ActionModule(Action):
         """Sends what the preflight did not find."""
         given, found, version = self.given, self.given["found"], str(self.given["python_version"])
         with contextlib.ExitStack() as stack:
-            package = stage(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="winfleet-")), "package"))
-            named = digest(package, list_files(package, honour_git=False))[:SHORT]
+            package = keep(self.path("cache") / "agents")
             wanted = [f"{name}=={importlib.metadata.version(name)}" for name in ("uv", *PACKAGES)] + [RUNTIME]
             bundle = f"agent-win_amd64-{version}-{'-'.join(name.partition('==')[2] for name in wanted)}.zip"
-            if found["bundle"] == bundle and found["package"] == named:
+            if found["bundle"] == bundle and found["package"] == package.name:
                 return {}
             if given["refuse"]:
                 raise AnsibleActionFail(
@@ -49,7 +48,7 @@ class ActionModule(Action):
             if self.check_mode:
                 return {"changed": True}
             arguments = {
-                "package": base64.b64encode(pack(package)).decode(), "digest": named, "bundle": "", "named": bundle,
+                "package": base64.b64encode(pack(package)).decode(), "digest": package.name, "bundle": "", "named": bundle,
                 "interpreter": str(given["interpreter"]), "python_version": version,
                 "packages": list(PACKAGES), "environment": dict(given["environment"]), "offline": bool(given["offline"]),
             }  # fmt: skip

@@ -30,7 +30,7 @@ class ActionModule(Action):
         outputs = folder if given.get("all_outputs") else folder / self.name
         with tempfile.TemporaryDirectory(prefix="winfleet-", dir=folder if keep else None) as temporary:
             archive = Path(temporary, "run.tar.gz")
-            packed = bring(self, "collect", given, archive, self.variables)
+            packed = bring(self, "collect", given, archive)
             if failed(packed):
                 return packed
             if keep:

@@ -36,7 +36,7 @@ class ActionModule(Action):
                 "run": choose_run(self.path("logs"), str(given["run"] or "")), "python": str(given["python"] or ""),
                 "address": socket.gethostbyname(str(given["address"])),
             }  # fmt: skip
-            answer = bring(self, "support", asked, archive, self.variables)
+            answer = bring(self, "support", asked, archive)
         except AnsibleError as error:
             answer = {"unreachable": True, "msg": str(error)}
         except (SupportError, OSError) as error:

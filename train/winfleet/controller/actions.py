@@ -107,21 +107,19 @@ class Action(ActionBase):
 
     def execute(self, module: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Runs a module on the host; its answer. Raises AnsibleConnectionFailure soon for a Windows host that is not there."""
-        own, known = self._connection, self.variables
-        lacks = (pem := known.get("ansible_winrm_ca_trust_path")) and not Path(
-            str(pem)
-        ).is_file()  # the connection says so
-        if (
-            own.transport in SLOW
-            and not own.connected
-            and not lacks
-            and not known.get(f"ansible_{own.transport}_proxy")
-        ):
-            knock(str(known.get("ansible_host", self.name)), self.port)
+        if self._connection.transport in SLOW and not self._connection.connected and self._leads_to_the_host:
+            knock(str(self.variables.get("ansible_host", self.name)), self.port)
         answer: dict[str, Any] = self._execute_module(
             module_name=module, module_args=dict(arguments), task_vars=self.variables
         )
         return answer
+
+    @property
+    def _leads_to_the_host(self) -> bool:
+        """Whether its connection goes there itself: not by a proxy, and not without the file of its certificate, which it names."""
+        pem = self.variables.get("ansible_winrm_ca_trust_path")
+        proxy = self.variables.get(f"ansible_{self._connection.transport}_proxy")
+        return not proxy and (not pem or Path(str(pem)).is_file())
 
     @contextlib.contextmanager
     def sent(self, file: Path) -> Iterator[str]:

@@ -16,9 +16,7 @@ from winfleet.core.plan import SWARM_PORT
 SLOW: Final = ("winrm", "psrp")
 
 
-def bring(
-    action: Any, operation: str, given: Mapping[str, Any], archive: Path, task_vars: Mapping[str, Any]
-) -> dict[str, Any]:
+def bring(action: Any, operation: str, given: Mapping[str, Any], archive: Path) -> dict[str, Any]:
     """Runs winfleet_host's operation, which packs something, and brings it to `archive`; what the operation answered.
 
     `action` is the Ansible action that asks. A slow connection's host hands it over by HTTP (serving.hand_over) at
@@ -33,7 +31,7 @@ def bring(
             action._remove_tmp_path(answer["folder"])
         return answer
 
-    return fetch_during(task, given, archive) if task_vars["ansible_connection"] in SLOW else task(given)
+    return fetch_during(task, given, archive) if action.variables["ansible_connection"] in SLOW else task(given)
 
 
 def fetch_during(
