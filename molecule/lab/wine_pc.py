@@ -135,12 +135,8 @@ class Wine:
         home.unlink(missing_ok=True)
         home.symlink_to(self.programs)
         system = self.drive / "windows/system32"
-        for name in (
-            "winrshost.exe",
-            "shutdown.exe",
-            "fltmc.exe",
-            "WindowsPowerShell/v1.0/powershell.exe",
-        ):  # names of one program
+        names = ("winrshost.exe", "shutdown.exe", "fltmc.exe", "WindowsPowerShell/v1.0/powershell.exe")
+        for name in names:  # of one program
             copy = system / name
             copy.unlink(missing_ok=True)  # it may be a link to the template's
             copy.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,8 @@
 # What plugins/windows/winfleet_host.ps1 runs programs with and makes the agent's Python by. Ansible sends it beside the module.
 # Written for Windows PowerShell 5.1.
 
+$runtimeNames = 'msvcp140', 'vcruntime140', 'vcruntime140_1' # what torch needs of the Visual C++ runtime
+
 function Invoke-Program {
     # Runs a program with bytes on its standard input; @{ code; out; err }. 5.1's own `&` would change their encoding.
     param([string]$Program, [string]$Line, [string]$Folder, [string]$Text = '', [System.Collections.IDictionary]$Variables = @{})
@@ -102,9 +104,9 @@ function Get-FileVersion {
 }
 
 function Get-CRuntime {
-    # Versions of what torch needs of the Visual C++ runtime, in Windows' own folder; empty for what is not there.
+    # Versions of these in Windows' own folder; empty for what is not there.
     $found = @{}
-    foreach ($name in 'msvcp140', 'vcruntime140', 'vcruntime140_1') {
+    foreach ($name in $runtimeNames) {
         $path = [IO.Path]::Combine([Environment]::SystemDirectory, "$name.dll")
         $found[$name] = if (Test-Path -LiteralPath $path) { "$(Get-FileVersion -Path $path)" } else { '' }
     }
@@ -117,7 +119,7 @@ function Get-Python {
     param([string]$Program)
 
     if (-not $Program) { return }
-    $code = "import ctypes, platform`nprint(platform.python_version())`nfor name in ('msvcp140', 'vcruntime140', 'vcruntime140_1'):`n" +
+    $code = "import ctypes, platform`nprint(platform.python_version())`nfor name in '$($runtimeNames -join ' ')'.split():`n" +
         "    try: ctypes.CDLL(name + '.dll')`n    except OSError: print(name)"
     $done = Invoke-Program -Program $Program -Line '-I -' -Folder $env:SystemRoot -Text $code
     $lines = @($done.out -split "`n" | ForEach-Object { $_.Trim() } | Where-Object { $_ })

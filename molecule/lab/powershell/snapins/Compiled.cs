@@ -13,6 +13,16 @@ using Microsoft.CodeAnalysis.CSharp;
 
 namespace LabSecurity;
 
+/// What scripts get for a [name]: of the engine's names, which it looks up before those of assemblies
+public static class Names
+{
+    public static void Set(string name, Type type)
+    {
+        var field = typeof(PSObject).Assembly.GetType("System.Management.Automation.TypeAccelerators").GetField("builtinTypeAccelerators", BindingFlags.NonPublic | BindingFlags.Static);
+        if (field?.GetValue(null) is Dictionary<string, Type> known) known[name] = type;
+    }
+}
+
 /// What a script gets for [Microsoft.CodeAnalysis.CSharp.CSharpCompilation]
 public sealed class Compiled
 {
@@ -21,11 +31,7 @@ public sealed class Compiled
     readonly Func<CSharpCompilation> make;
     readonly string kept;
 
-    public static void Replace()
-    {
-        var names = (Dictionary<string, Type>)typeof(PSObject).Assembly.GetType("System.Management.Automation.TypeAccelerators").GetField("builtinTypeAccelerators", BindingFlags.Static | BindingFlags.NonPublic).GetValue(null);
-        names["Microsoft.CodeAnalysis.CSharp.CSharpCompilation"] = typeof(Compiled);
-    }
+    public static void Replace() => Names.Set("Microsoft.CodeAnalysis.CSharp.CSharpCompilation", typeof(Compiled));
     Compiled(Func<CSharpCompilation> make, string kept) { this.make = make; this.kept = kept; }
     public static Compiled Create(string name, IEnumerable<SyntaxTree> trees, IEnumerable<MetadataReference> references, CSharpCompilationOptions options)
     {

@@ -293,9 +293,5 @@ public sealed class Adsi
     Adsi(string path, string name, string kind) { Path = path; Name = name; SchemaClassName = kind; }
     public IEnumerable<Adsi> Children => SchemaClassName != "Computer" ? Array.Empty<Adsi>()
         : new[] { "Administrators", "Users", "Guests", "Remote Management Users" }.Select(x => new Adsi($"{Path}/{x}", x, "Group")).Append(new Adsi($"{Path}/{Environment.UserName}", Environment.UserName, "User"));
-    public static void Replace()
-    {
-        var names = typeof(PSObject).Assembly.GetType("System.Management.Automation.TypeAccelerators").GetField("builtinTypeAccelerators", System.Reflection.BindingFlags.NonPublic | System.Reflection.BindingFlags.Static);
-        if (names?.GetValue(null) is Dictionary<string, Type> known) known["adsi"] = typeof(Adsi);
-    }
+    public static void Replace() => Names.Set("adsi", typeof(Adsi));
 }
