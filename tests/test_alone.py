@@ -50,21 +50,9 @@ class OnePc:
         subprocess.run(command, env=self.environment, check=True)
 
     def open(self, *words: str) -> tuple[int, str]:
-        command = [
-            BASE,
-            "-S",
-            "-c",
-            DOOR,
-            str(self.ours),
-            "--home",
-            str(self.home),
-            "--uv",
-            find_uv_bin(),
-            "--torch-backend",
-            "",
-        ]
+        command = [BASE, "-S", "-c", DOOR, str(self.ours), "--home", str(self.home), "--uv", find_uv_bin()]
         done = subprocess.run(
-            [*command, *words, "--", "mine.py"], cwd=self.project, env=self.environment, capture_output=True, text=True,
+            [*command, "--torch-backend", "", *words, "--", "mine.py"], cwd=self.project, env=self.environment, capture_output=True, text=True,
             check=False, timeout=patience(120),
         )  # fmt: skip
         return done.returncode, done.stdout + done.stderr

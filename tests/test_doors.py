@@ -27,9 +27,8 @@ TYPED = {
     "-Auto:$false": "-Auto:$false", "name:": "name:", '"a b"': "a b", '"say \\"hi\\""': 'say "hi"', '""': "", "!x!": "!x!",
     '"연구 & (1) ^ | <>"': "연구 & (1) ^ | <>", "(a)": "(a)", '"C:\\my dir\\\\"': "C:\\my dir\\", "$env:TEMP;`n'#": "$env:TEMP;`n'#",
 }  # fmt: skip
-NOT_STARTED = re.compile(
-    r"powershell\.exe\S* 내부, 외부 명령어"
-)  # Wine's cmd at times cannot start a program that is there
+# Wine's cmd at times cannot start a program that is there.
+NOT_STARTED = re.compile(r"powershell\.exe\S* 내부, 외부 명령어")
 PROBE = """
 [CmdletBinding(SupportsShouldProcess, PositionalBinding = $false)]
 param([switch]$Auto, [string]$Config, [Parameter(ValueFromRemainingArguments)][string[]]$Command)

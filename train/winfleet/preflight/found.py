@@ -138,9 +138,8 @@ class Found:
     release: str = ""
     python: str = ""  # of the interpreter that will train, where there is one already
     python_lacks: tuple[str, ...] = ()  # libraries of the Visual C++ runtime that it looked for and did not find
-    runtime: Mapping[str, str] = field(
-        default_factory=dict
-    )  # library -> version in Windows' own folder, "" where it is not there
+    # library of it -> version in Windows' own folder, "" where it is not there
+    runtime: Mapping[str, str] = field(default_factory=dict)
     memory_gib: float | None = None
     memory_free_gib: float | None = None
     disk_free_gb: float | None = None

@@ -40,12 +40,8 @@ class Wanted:
 
 def find_problems(hosts: Mapping[str, Found], silent: Mapping[str, str], wanted: Wanted) -> list[Problem]:
     """All problems at once. `hosts` maps those that answered to what they told, `silent` the others to the reason."""
-    problems = [
-        *check_names(wanted.warnings),
-        *check_files(wanted),
-        *check_secrets(wanted),
-        *check_windows_names(hosts, wanted),
-    ]
+    problems = [*check_names(wanted.warnings), *check_files(wanted), *check_secrets(wanted)]
+    problems += check_windows_names(hosts, wanted)
     problems += [say_silent(name, why) for name, why in silent.items()]
     for name, found in hosts.items():
         problems += check_host(
