@@ -47,6 +47,11 @@ class CallbackModule(CallbackBase):
 """
 
 
+def test_tests_ask_ansible_in_processes_of_its_own() -> None:
+    """It replaces sys.intern, and torch cannot be imported after that."""
+    assert "ansible" not in sys.modules
+
+
 def read_yaml(path: str) -> Any:
     return yaml.safe_load((ROOT / path).read_text("utf-8"))
 
