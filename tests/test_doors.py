@@ -65,7 +65,7 @@ class Doors:
             ).stdout.split()
             return [line.split()[0] for line in processes_with("cmd.exe /d /c pause") if line.split()[0] in inside]
 
-        for pid in wait_until(waiting, 60, "the question for a key"):
+        for pid in wait_until(waiting, 120, "the question for a key"):
             os.kill(int(pid), signal.SIGKILL)
 
     def path(self, name: str) -> str:

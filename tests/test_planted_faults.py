@@ -3,12 +3,14 @@
 import contextlib
 import os
 import re
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import wait_until
 from lab_place import LAB, NET, SETTINGS
 from windows_cluster import ONE, TWO, Cluster, added, errors
 from windows_lab import Lab, in_the_lab, windows
@@ -93,10 +95,15 @@ def stranger(cluster: Cluster, host: str, port: int) -> Iterator[int]:
     with subprocess.Popen(command, env=SETTINGS, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout
-            yield int(process.stdout.readline())
+            output = process.stdout
+            line = wait_until(
+                lambda: select.select([output], [], [], 0)[0] and output.readline(), 60, "the stranger's number"
+            )
+            yield int(line)
         finally:
             for pid in cluster.processes(host, script.name):
                 os.kill(pid, 9)
+            process.kill()
 
 
 def test_each_planted_fault_is_named_on_its_host_before_anything_is_changed(planted: Cluster) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import pytest
 import yaml
 from conftest import ENVIRONMENT, ROOT, patience, wait_until
 from lab_place import NET
-from windows_lab import MASTER, PASSWORD, Lab, Pc, in_the_lab
+from windows_lab import MASTER, MOST_SECONDS, PASSWORD, Lab, Pc, in_the_lab
 from winfleet.core.causes_table import CONNECTION
 
 pytestmark = in_the_lab
@@ -80,10 +81,15 @@ class Cluster:
         process = self.start(hosts)
         assert process.stdout
         lines = []
-        for line in process.stdout:
-            lines.append(line)
-            seen(line)
-        return process.wait(), "".join(lines)
+        limit = threading.Timer(patience(MOST_SECONDS), os.killpg, (process.pid, signal.SIGKILL))
+        limit.start()
+        try:
+            for line in process.stdout:
+                lines.append(line)
+                seen(line)
+            return process.wait(), "".join(lines)
+        finally:
+            limit.cancel()
 
     def assert_completes(self, name: str) -> None:
         """A run on this host alone does what is left to do, and the next one finds nothing."""

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, wait_until
+from conftest import ROOT, patience, wait_until
 from lab_place import FOLDER, LAB, NET, PREFIX, SETTINGS, why_no_lab
 
 SCRIPT = ROOT / "scripts" / "worker_setup.ps1"
 MASTER, PASSWORD, ADAPTER = f"{NET}.1", "lab", "이더넷"
+MOST_SECONDS = 300.0  # of a command of the lab's
 
 
 in_the_lab = pytest.mark.skipif(bool(why_no_lab()), reason=why_no_lab())
@@ -34,7 +35,22 @@ class Lab:
     """The only place that knows how the lab is spoken to. PCs are numbered from 1 on."""
 
     def command(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run([LAB, *words], env=SETTINGS, capture_output=True, text=True, check=False)
+        """A command of the lab's to its end; fails the test where that does not come, with what runs then."""
+        with subprocess.Popen(
+            [LAB, *words], env=SETTINGS, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            try:
+                said, errors = process.communicate(timeout=patience(MOST_SECONDS))
+            except subprocess.TimeoutExpired as late:
+                listed = subprocess.run(
+                    ["ps", "-eo", "pid,ppid,stat,wchan:16,etimes,args"], check=False, capture_output=True, text=True
+                )
+                process.kill()
+                for pipe in (process.stdout, process.stderr):  # a program on the PC may hold their other ends
+                    assert pipe
+                    pipe.close()
+                pytest.fail(f"lab {words} does not end: {late.stdout!r} {late.stderr!r}\n{listed.stdout}")
+        return subprocess.CompletedProcess(process.args, process.returncode, said, errors)
 
     def do(self, *words: str) -> None:
         """A command that must succeed."""
