@@ -22,6 +22,7 @@ from ..core.errors import HostError
 from ..environments import environment
 from ..machine import detached
 from ..machine.ports import wait_for_port
+from ..proofs import on_host
 from ..runs import control
 from ..runs.state import GOING_ON, going_on, state_of
 from ..support import gather
@@ -30,7 +31,7 @@ from . import outputs
 
 FETCH_SECONDS = 60.0
 # Folders of ours below home.
-OURS = ("agent", "code", "data", "wheels", "env", "runs", "swarm", "rehearsal", "temp", "huggingface")
+OURS = ("agent", "code", "data", "wheels", "env", "runs", "swarm", "rehearsal", "proof", "temp", "huggingface")
 
 
 def perform(operation: str, home: Path, given: Mapping[str, Any], *, check: bool) -> dict[str, Any]:
@@ -212,6 +213,19 @@ def hand_over(packed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         )
 
 
+def prove(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
+    """`what`: `host` (with `python`, `agent`, `logon`, `others` {name: address}, `secrets`), `undo`, or a `run`'s `launcher` or `rank`."""
+    if check:
+        return {"changed": False, "outcomes": {}, "facts": {}, "left": []}
+    if given["what"] == "undo":
+        return {"changed": False, "undone": on_host.undo(home)}  # nothing of a proof is left once it is over
+    if given["what"] != "host":
+        return {"changed": True, **on_host.end(home, given["run"], given["what"])}
+    told = on_host.prove(home, control.means(home, given, str(given.get("secrets", {}).get("task_password", ""))))
+    scanned = {name: one.told() for name, one in on_host.scan(given["others"]).items()} if given["others"] else {}
+    return {"changed": False, "facts": told["facts"], "outcomes": {**told["outcomes"], **scanned}}
+
+
 def remove(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
     """Removes what is ours below home, then home itself if nothing else is in it."""
     del given
@@ -236,7 +250,7 @@ def remove(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
 
 OPERATIONS: dict[str, Callable[[Path, Mapping[str, Any], bool], dict[str, Any]]] = {
     "folders": folders, "swarm": swarm, "environment": make_environment, "files": write_files, "launch": launch, "rehearse": rehearse, "stop": stop,
-    "collect": collect, "support": support, "remove": remove,
+    "collect": collect, "support": support, "prove": prove, "remove": remove,
 }  # fmt: skip
 
 
