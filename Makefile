@@ -50,8 +50,9 @@ proofs: $(VENV)/.dev  ## before an issue is closed: everything, the long tests o
 	@$(BIN)/python tests/run.py proofs
 	@$(BIN)/python tests/run.py pytest loaded
 
-docs: $(VENV)/.control  ## docs/troubleshooting.md and .en.md from the table of causes
+docs: $(VENV)/.control  ## docs/troubleshooting.md and .en.md from the table of causes, docs/claims.md from the table of claims
 	@$(BIN)/python docs/troubleshooting.py
+	@$(BIN)/python docs/claims.py
 
 lab: $(VENV)/.control  ## N Windows PCs on this machine (root, Debian), closed as freshly installed ones
 	@molecule/lab/lab setup

@@ -17,7 +17,7 @@ from winfleet import report
 from winfleet.core.plan import Plan, lay_out_hosts
 from winfleet.core.status import APART_ALONE, APART_SILENT, NO_RESUME, RESUME, Rank, Status, progress_line
 from winfleet.libraries import lightning, transformers
-from winfleet.libraries.accelerate import Names
+from winfleet.libraries.accelerate import Names, save
 from winfleet.libraries.resume import Resume
 from winfleet.rank.apart import Togetherness
 from winfleet.rank.meter import Meter
@@ -279,4 +279,18 @@ def test_accelerates_checkpoint_is_named_as_the_script_names(told: list[str], na
             names.saved(Path("out", one))
     steps(24 - meter.count)
     assert names.name() == name
-    assert names.folder == (Path("out") if told else Path("output", "checkpoints"))
+    assert names.folder == (Path("out") if told else None)
+
+
+@pytest.mark.parametrize(("project", "folder"), [("결과", "결과/checkpoints"), (None, "output/checkpoints")])
+def test_a_script_that_has_saved_nothing_finds_the_stops_checkpoint_where_accelerate_keeps_them(
+    project: str | None, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[str] = []
+    accelerator = SimpleNamespace(
+        project_configuration=SimpleNamespace(automatic_checkpoint_naming=False), project_dir=project,
+        save_state=saved.append, wait_for_everyone=list,
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert save(accelerator, Names(Meter(None)))
+    assert saved == [f"{folder}/step_000000"]

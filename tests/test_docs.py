@@ -11,6 +11,8 @@ import pytest
 import yaml
 from conftest import ROOT
 from programs import ANSIBLE, output_of, run_forked
+from winfleet.proofs.claims import by_name
+from winfleet.proofs.claims_table import CLAIMS, PROVED_BY_PROGRAM
 
 PAIRS = {"README.ko.md": "README.md", "docs/distributed_training_guide.md": "docs/distributed_training_guide.en.md",
          "docs/troubleshooting.md": "docs/troubleshooting.en.md"}  # fmt: skip
@@ -231,8 +233,37 @@ def test_links_lead_somewhere(document: str) -> None:
     assert broken == []
 
 
-def test_tests_that_the_documents_name_exist() -> None:
+@pytest.mark.parametrize("document", ["docs/claims.md", "docs/testing.md"])
+def test_tests_and_files_that_the_documents_name_exist(document: str) -> None:
     code = "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").glob("test_*.py"))
-    named = set(re.findall(r"\btest_\w+", (ROOT / "docs/testing.md").read_text("utf-8")))
-    missing = [name for name in named if f"def {name}(" not in code and not (ROOT / "tests" / f"{name}.py").exists()]
+    text = (ROOT / document).read_text("utf-8")
+    missing = {
+        name
+        for name in re.findall(r"\btest_\w+", text)
+        if f"def {name}(" not in code and not (ROOT / "tests" / f"{name}.py").exists()
+    }
+    folders = r"(?<![\w/.…])(?:\.github|bench|molecule|plugins|roles|scripts|tests|train)"
+    missing |= {path for path in re.findall(rf"{folders}/[\w./-]*\w", text) if not (ROOT / path).exists()}
     assert sorted(missing) == []
+
+
+def test_the_document_of_claims_is_that_of_the_table(tmp_path: Path) -> None:
+    output_of(sys.executable, "docs/claims.py", tmp_path)
+    text = (tmp_path / "claims.md").read_text("utf-8")
+    assert text == (ROOT / "docs/claims.md").read_text("utf-8"), "run `make docs`"
+    assert re.findall(r"(?m)^\| .+? · `([a-z\d-]+)` \| ", text) == [claim.name for claim in CLAIMS]
+
+
+def test_a_claim_has_a_name_of_its_own_and_says_what_proves_it() -> None:
+    names = by_name(CLAIMS).keys()
+    assert [name for name in names if not re.fullmatch(r"[a-z\d]+(-[a-z\d]+)*", name)] == []
+    assert sorted(set(PROVED_BY_PROGRAM) - names) == []
+    for claim in CLAIMS:
+        by_program = claim.name in PROVED_BY_PROGRAM
+        assert claim.here or claim.real or by_program, f"nothing proves {claim.name}"
+        assert claim.here or not claim.proved, f"nothing is named that proves {claim.name} here"
+        assert bool(claim.needs) == bool(claim.real or by_program), (
+            f"{claim.name} is unproven without a way to prove it"
+        )
+        assert not (claim.real and by_program), f"prove.yml proves {claim.name}: its command has no place"
+        assert not claim.text.endswith("."), claim.name

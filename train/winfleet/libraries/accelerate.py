@@ -42,7 +42,7 @@ class Names:
 
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
-        self.folder = Path("output", "checkpoints")  # beside the script's own, once it saves one
+        self.folder: Path | None = None  # that of the script's own, once it saves one
         self.saved_at: int | None = None  # steps done when it last saved
         self._before, self._width, self._after = "step_", 6, ""
         self._known: Place | None = None  # the newest one that it named by its steps
@@ -141,7 +141,9 @@ def save(accelerator: Any, names: Names) -> bool:
     if settings.automatic_checkpoint_naming:
         _save_automatically(accelerator, settings)
     elif names.saved_at is None or names.saved_at != names.meter.count:  # else the script has just saved it
-        path = names.folder / agree(names.name())
+        # until it saves one itself, where Accelerate keeps them that names them by itself
+        folder = names.folder or Path(accelerator.project_dir or "output", "checkpoints")
+        path = folder / agree(names.name())
         if is_taken(path):
             return False
         accelerator.save_state(str(path))

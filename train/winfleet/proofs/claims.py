@@ -20,9 +20,9 @@ PLACES: Final[dict[Place, str]] = {
 class Claim:
     """One row of docs/claims.md.
 
-    `name` is what prove.yml calls it. `proved` says what proves the claim in `make test`, and in which places: the text of `here`
-    is Markdown. `real` is what a person types on real machines and what must be seen then, Markdown as well; nothing where
-    prove.yml does it (`winfleet.proofs` has a proof of that name), or where the places in which it is proved say it all.
+    `name` is what prove.yml calls it. `proved` says in which places `make test` proves the claim, and `here` by what; without a
+    place `here` says how the claim is kept, and no test sees it. `real` is what a person types on real machines and what must be
+    seen then; nothing where prove.yml does it (PROVED_BY_PROGRAM), or where nothing is unproven. Texts are Markdown.
     """
 
     name: str

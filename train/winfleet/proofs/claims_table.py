@@ -1,6 +1,31 @@
-"""stand-in until the branch claims comes"""
+"""The table of claims, in groups. docs/claims.md is made of it (`make docs`)."""
 
-PROVED_BY_PROGRAM = (
+from __future__ import annotations
+
+from typing import Final
+
+from .claims import Claim
+from .claims_of_deploying import FILES, PACKAGES, PREFLIGHT
+from .claims_of_setup import DOOR, FIREWALL, MASTER, POWER, SCRIPTS
+from .claims_of_training import GPU, TASKS, TRAINING
+
+GROUPS: Final[dict[str, tuple[Claim, ...]]] = {
+    "Scripts, and the words that they are given": SCRIPTS,
+    "The door that worker_setup opens": DOOR,
+    "The firewall": FIREWALL,
+    "Staying awake": POWER,
+    "The master, and WSL": MASTER,
+    "What is named before a training": PREFLIGHT,
+    "Python and packages": PACKAGES,
+    "Files, and how they get there": FILES,
+    "Tasks, processes, and their ends": TASKS,
+    "Training": TRAINING,
+    "GPUs": GPU,
+}
+CLAIMS: Final[tuple[Claim, ...]] = tuple(claim for group in GROUPS.values() for claim in group)
+
+# What prove.yml proves on the user's own machines.
+PROVED_BY_PROGRAM: Final = (
     "task-settings",
     "task-runs",
     "task-cuda",
