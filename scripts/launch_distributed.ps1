@@ -11,6 +11,8 @@ As many processes as this PC has GPUs. Several PCs: scripts\master_deploy.ps1.
 Settings of the training (YAML). Default: train\configs\train_config.yaml. A script of your own gets them as --config FILE.
 .PARAMETER Processes
 Another number of processes.
+.PARAMETER Prove
+Trains nothing of yours: proves what only a real PC can show, asks before, and writes a file that you may send. Words for it after --, as -- --yes.
 .PARAMETER Folder
 Where the environment is made, in place of C:\winfleet.
 .PARAMETER Uv
@@ -24,12 +26,14 @@ A script of your own and its arguments, after --. Without a script, arguments of
 .EXAMPLE
 .\scripts\launch_distributed.ps1 -Auto
 .EXAMPLE
+.\scripts\launch_distributed.ps1 -Auto -Prove
+.EXAMPLE
 .\scripts\launch_distributed.ps1 -Auto -Processes 2 -- my_train.py --epochs 3
 #>
 #Requires -Version 5.1
 [CmdletBinding(SupportsShouldProcess, PositionalBinding = $false)]
 param(
-    [switch]$Auto, [string]$Config, [ValidateRange(0, 64)][int]$Processes, [string]$Folder, [string]$Uv, [string]$Python, [string]$Wheels,
+    [switch]$Auto, [switch]$Prove, [string]$Config, [ValidateRange(0, 64)][int]$Processes, [string]$Folder, [string]$Uv, [string]$Python, [string]$Wheels,
     [Parameter(ValueFromRemainingArguments)][string[]]$Command
 )
 
@@ -162,6 +166,7 @@ try {
     if ($Wheels) { $words += '--wheels', $Wheels }
     if ($Config) { $words += '--config', $Config }
     if ($Processes) { $words += '--processes', "$Processes" }
+    if ($Prove) { $words += '--prove' }
     if ($WhatIfPreference) { $words += '--dry-run' }
     $words += '--'
     $words += @($Command | Where-Object { $null -ne $_ } | Select-Object -Skip ([int]("$(@($Command)[0])" -eq '--')))

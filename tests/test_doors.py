@@ -3,6 +3,7 @@
 They are started as a person types them, by a .cmd of the test's own: Wine would quote words in its own way.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -56,17 +57,30 @@ class Doors:
             done = self.lab.command("run", self.pc, str(file))
         return done.returncode, done.stdout + done.stderr
 
-    def press_a_key(self) -> None:
-        """Ends the `pause` of a window once there is one."""
+    @contextlib.contextmanager
+    def pressing_keys(self) -> Iterator[None]:
+        """Ends each `pause` of a window meanwhile; one that is only starting is started again, so once is not enough."""
+        over = threading.Event()
+        keys = threading.Thread(target=self.press, args=(over,))
+        keys.start()
+        try:
+            yield
+        finally:
+            over.set()
+            keys.join()
 
-        def waiting() -> list[str]:
-            inside = subprocess.run(
-                ["ip", "netns", "pids", self.pc], capture_output=True, text=True, check=True
-            ).stdout.split()
-            return [line.split()[0] for line in processes_with("cmd.exe /d /c pause") if line.split()[0] in inside]
+    def press(self, over: threading.Event) -> None:
+        while not over.wait(0.3):
+            for pid in self.processes("cmd.exe /d /c pause"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
-        for pid in wait_until(waiting, 120, "the question for a key"):
-            os.kill(int(pid), signal.SIGKILL)
+    def processes(self, words: str) -> list[int]:
+        """Those of the PC with such words on their command line."""
+        inside = subprocess.run(
+            ["ip", "netns", "pids", self.pc], capture_output=True, text=True, check=False
+        ).stdout.split()
+        return [int(pid) for line in processes_with(words) if (pid := line.split()[0]) in inside]
 
     def path(self, name: str) -> str:
         return f'"{windows(self.root / "scripts" / name)}"'
@@ -128,11 +142,14 @@ def test_who_is_no_administrator_is_asked_and_the_elevated_copy_gets_every_word(
     (doors.disk / "lab" / "unelevated").touch()
     worker = doors.disk / "users" / "Public" / "a & (b) ^ 연구!.yml"
     words = f'-MasterIP {MASTER} -OutFile "C:\\users\\Public\\{worker.name}"'
-    keys = threading.Thread(target=doors.press_a_key)
-    keys.start()
-    status, said = doors.type(f"Y:\\scripts\\worker_setup.cmd {words}", {"PSModulePath": OF_SEVEN})
-    assert (status, said) == (0, "")
-    keys.join()
+    with doors.pressing_keys():
+        status, said = doors.type(f"Y:\\scripts\\worker_setup.cmd {words}", {"PSModulePath": OF_SEVEN})
+        assert (status, said) == (0, "")
+        wait_until(
+            lambda: worker.exists() and not doors.processes("worker_setup.cmd --elevated"),
+            60,
+            "the end of the elevated copy",
+        )
     assert yaml.safe_load(worker.read_text("utf-8"))["name"] == doors.pc.upper()
 
 

@@ -190,13 +190,13 @@ def test_a_failure_on_one_host_ends_the_other_within_15_seconds(launch: Launch) 
 
 
 def test_a_rank_that_stands_still_is_named_with_the_line_it_stands_at(launch: Launch) -> None:
-    cluster = launch([1, 1], *ENDLESS, "--stand-rank", "1", "--fail-step", "40", stuck_seconds=3)
+    cluster = launch([1, 1], *ENDLESS, "--stand-rank", "1", "--fail-step", "40", stuck_seconds=round(patience(3)))
     cluster.wait_for_training()
 
     def said(machine_rank: int) -> list[str]:
         return [event["text"] for event in cluster.status(machine_rank)["events"] if event["kind"] == "stuck"]
 
-    wait_until(lambda: said(0) and said(1), 15, "a word of the rank that stands still")
+    wait_until(lambda: said(0) and said(1), 20, "a word of the rank that stands still")
     seconds = r" has not moved for \d+ s: bare.py:\d+ in "
     assert re.fullmatch(f"rank 1 on pc2{seconds}stand_still", said(1)[0])
     assert re.fullmatch(f"rank 0 on pc1{seconds}main, in backward, where it waits for other ranks", said(0)[0])

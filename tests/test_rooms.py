@@ -11,9 +11,9 @@ PACKAGE = ROOT / "train" / "winfleet"
 # From the ground up; rooms of one floor do not know each other.
 FLOORS = (
     {"core"}, {"machine"}, {"transfer", "rank"}, {"runs", "libraries"}, {"checkpoints"}, {"launcher", "environments", "preflight"},
-    {"rehearsal", "support"}, {"host", "view", "controller", "proofs"},
+    {"rehearsal", "support"}, {"proofs"}, {"host", "view", "controller"},
 )  # fmt: skip
-COMMANDS = {"launch", "runner", "status", "report", "deploy", "one_pc"}
+COMMANDS = {"launch", "runner", "status", "report", "deploy", "one_pc", "prove"}
 MOST_LINES, MOST_TEST_LINES = 400, 450
 
 

@@ -43,6 +43,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--torch-backend", default="auto", help="build of torch, uv's --torch-backend")
     parser.add_argument("--config", type=Path, help="settings; a script of one's own gets them as --config FILE")
     parser.add_argument("--processes", type=int, default=0, help="how many (default: one for each GPU, else 1)")
+    parser.add_argument("--prove", action="store_true", help="train nothing: winfleet.prove, with the words after --")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- script.py args, -- -m module args, or -- args")
     found = parser.parse_args(words)
@@ -51,7 +52,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def is_ours(command: Sequence[str]) -> bool:
-    """Whether the words are no script or module, but arguments of the default trainer."""
+    """Whether the words are no script or module, but arguments of the default trainer, or of the proofs."""
     return not command or (command[0].startswith("-") and command[0] != "-m")
 
 
@@ -144,6 +145,9 @@ def main(words: Sequence[str] | None = None) -> int:
             flush=True,
         )
         python = prepare(found)
+        if found.prove:
+            command = [python, "-m", "winfleet.prove", "--home", str(found.home), *found.command]
+            return 0 if found.dry_run else run(command, variables(found.home), None)
         if found.dry_run:
             print(f"Would run: {subprocess.list2cmdline(command)}")
             return 0
