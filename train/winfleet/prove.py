@@ -109,7 +109,7 @@ class OnePc:
 
     def look(self, run: str) -> Sequence[Status]:
         """See Cluster."""
-        found = [read_file(path) for path in self.place(run).glob("logs/*/status.json")]
+        found = [read_file(path) for path in self.place(run).glob("logs/*/*/status.json")]
         return [status for status in found if status]
 
     def end(self, host: str, run: str, what: str) -> Sequence[int]:
@@ -203,7 +203,7 @@ def prove_all(home: Path, only: Sequence[str]) -> tuple[dict[str, Outcome], dict
     told = prove(home, means)
     found = read_outcomes(told["outcomes"])
     pc = OnePc(home / NAME)
-    found |= Alone(pc, "", lambda text: print(text, flush=True), wanted=sorted(wanted)).prove()
+    found |= Alone(pc, "here", lambda text: print(text, flush=True), wanted=sorted(wanted)).prove()
     if "ctrl-c" in wanted:
         found["ctrl-c"] = ctrl_c(pc)
     if "oom-real" in wanted:
