@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # About how long a test with such a fixture or marker takes.
 SECONDS = {"ansible": 10, "launch": 6, "copied": 3, "index": 3, "lab": 10}
 # Whole trainings and transfers, which `make quick` leaves out: two thirds of the time of what needs neither lab nor Ansible.
-LONG = {f"test_{name}.py" for name in ("continued", "joining", "launch", "libraries", "swarm", "train")}
+LONG = {f"test_{name}.py" for name in ("continued", "joining", "launch", "libraries", "prove", "swarm", "train")}
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "tests" / "scripts"

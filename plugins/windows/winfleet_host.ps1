@@ -376,6 +376,8 @@ switch ($operation) {
         Exit-Json -obj $told
     }
     default {
+        $isUndone = $operation -eq 'prove' -and $given.what -eq 'undo' -and -not (Test-Path -Path ([IO.Path]::Combine($base, 'proof')), ([IO.Path]::Combine($base, 'runs\proof-*')) -ErrorAction SilentlyContinue | Where-Object { $_ })
+        if ($isUndone) { Exit-Json -obj @{ changed = $false; undone = @() } } # also where nothing of ours is here, or an older version
         if (-not (Test-Path -LiteralPath $python) -or -not (Get-Digest agent)) {
             # Nothing of ours is here, so nothing is going on.
             if ($operation -in 'stop', 'remove') { Exit-Json -obj @{ changed = $false; stopped = @(); removed = @() } }

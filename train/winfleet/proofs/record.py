@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from winfleet import __version__
 from winfleet.core.reading import plain
-from winfleet.proofs.outcome import STATES, Outcome
+from winfleet.proofs.outcome import FAILED, STATES, Outcome
 from winfleet.support.redaction import Redactor
 
 MAX_FACT: Final = 200
@@ -46,12 +46,17 @@ def write(
             f"- {numbers[name]}: " + ", ".join(f"{what} {shown(value)}" for what, value in told.items() if value)
         )
     lines += ["", "| Claim | | Seen |", "|---|---|---|"]
-    for name, one in sorted(outcomes.items(), key=lambda item: (STATES.index(item[1].state) != 1, item[0])):
-        lines.append(f"| {name} | {one.state} | {plain(one.seen).replace('|', '/').replace(chr(10), ' ')} |")
+    for name, one in sorted(outcomes.items(), key=lambda item: (item[1].state != FAILED, item[0])):
+        lines.append(f"| {name} | {one.state} | {one_line(one.seen).replace('|', '/')} |")
     text = "\n".join([*lines, ""])
     for name in sorted(numbers, key=len, reverse=True):
         text = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", numbers[name], text, flags=re.IGNORECASE)
     return Redactor(secrets, accounts).text(text)
+
+
+def one_line(text: str) -> str:
+    """The text as a line of a table."""
+    return " ".join(plain(text).split())
 
 
 def shown(value: object) -> str:
@@ -65,4 +70,4 @@ def summary(outcomes: Mapping[str, Outcome]) -> str:
     """How many are proved, and each that failed."""
     counted = {state: [name for name, one in outcomes.items() if one.state == state] for state in STATES}
     lines = [", ".join(f"{len(names)} {state}" for state, names in counted.items())]
-    return "\n".join([*lines, *(f"  failed: {name}: {outcomes[name].seen}" for name in counted["failed"])])
+    return "\n".join([*lines, *(f"  failed: {name}: {one_line(outcomes[name].seen)}" for name in counted[FAILED])])

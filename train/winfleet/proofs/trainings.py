@@ -18,7 +18,7 @@ from winfleet.proofs.outcome import Outcome, failed, holds, not_applicable
 LOOK_SECONDS: Final = 0.5
 BEGIN_SECONDS: Final = 600.0  # until the first steps are done, deployment and rehearsal before them
 END_SECONDS: Final = 60.0  # for all hosts to end after a rank or a launcher was killed
-MANY: Final = 1_000_000  # steps of a training that is not to end by itself
+MANY: Final = 100_000  # steps of a training that is not to end by itself
 RATE_SECONDS: Final = 10.0  # over which a rank tells its rate
 STEPS: Final = 5  # after which a run has begun
 WITHIN: Final = 10.0  # percent, between predicted and measured
