@@ -152,7 +152,7 @@ function Find-OwnAddress($Addresses, [string]$Target) {
     # The address from which Windows would send there: in the target's subnet, if there is one, else on the default route. Sends nothing.
     $socket = New-Object Net.Sockets.Socket 'InterNetwork', 'Dgram', 'Udp'
     try { $socket.Connect($Target, 9); $own = "$($socket.LocalEndPoint.Address)" } catch { $own = '' } finally { $socket.Close() }
-    if ($Addresses.ip -contains $own) { $own } else { @($Addresses | Sort-Object -Property { -not $_.lasting })[0].ip }
+    if ($Addresses.ip -contains $own) { $own } else { @(@($Addresses | Where-Object { $_.lasting }) + $Addresses)[0].ip }
 }
 
 function Test-Certificate($Certificate, $Addresses) {

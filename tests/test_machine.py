@@ -114,8 +114,8 @@ def test_an_interactive_task_runs_by_pythonw_and_its_end_is_known(lab: Lab, tmp_
     pc, script, out = lab.up(1)[0], tmp_path / "shown.py", tmp_path / "out"
     script.write_text(SHOWN.format(package=windows(ROOT / "train"), out=windows(out)), "utf-8")
     command = [str(LAB), "run", pc, r"C:\lab\python\python.exe", windows(script)]
-    quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)  # Wine's desktop may keep their other ends
-    subprocess.run(command, env=SETTINGS, check=True, **quiet)
+    null = subprocess.DEVNULL  # Wine's desktop may keep the other ends of pipes
+    subprocess.run(command, env=SETTINGS, check=True, stdin=null, stdout=null, stderr=null)
     wait_until(out.exists, 60, "what the task writes")
     assert out.read_text("utf-8") == r"C:\lab\python\python.exe"
     ask = (

@@ -32,7 +32,7 @@ $null = New-ItemProperty -Path $updates -Name ActiveHoursEnd -Value 17 -Property
 $null = New-NetFirewallRule -Name old-python -DisplayName '파이썬' -Direction Inbound -Action Block -Protocol TCP -Program C:\\Python310\\python.exe
 $state = Read-LabState
 $state.dynamicport = '1024 64511'
-$state.firewalls = @('노턴 360', 'ESET 방화벽')
+$state.firewalls = @('노턴 360')
 Write-LabState $state
 """
 GPU = "NVIDIA GeForce RTX 3060, {driver}, 12288, GPU-1, 5100, 8.6\n"
@@ -51,7 +51,7 @@ EXPECTED = (
     rf"{ONE}: a restart is pending (Windows Update)",
     rf"{ONE}: Smart App Control is on and blocks the unsigned libraries of Python's packages",
     rf'{ONE}: the rule "파이썬" blocks C:\Python310\python.exe and beats every rule that allows',
-    rf"{ONE}: another firewall is registered there, and Windows' rules may not count: ESET 방화벽, 노턴 360",
+    rf"{ONE}: another firewall is registered there, and Windows' rules may not count: 노턴 360",
     rf"{ONE}: its range of dynamic ports, 1024-65534, holds ours",
     rf"{ONE}: GPU 0 (NVIDIA GeForce RTX 3060) is used by 게임.exe (pid 4242, 7000 MiB), 5100 of 12288 MiB are free",
     rf"{ONE}: fleet_processes is 2, but it has 1 GPUs",

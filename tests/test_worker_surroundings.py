@@ -9,7 +9,7 @@ from programs import output_of
 from windows_lab import MASTER, NewPc, in_the_lab, windows
 from winfleet.controller.scripts import whole
 
-ROLE = ROOT / "roles" / "firewall" / "files" / "firewall.ps1"
+ROLES = ROOT / "roles"
 
 APPROVAL = """
 $key = 'HKLM:\\SOFTWARE\\Microsoft\\Windows\\CurrentVersion\\Policies\\System'
@@ -68,39 +68,51 @@ def test_other_firewalls_are_named_with_the_ports_and_a_server_is_silent(pc: New
     state = pc.lab.prefix(pc.name) / "lab" / "state.json"
     plants: list[tuple[dict[str, Any], list[str]]] = [
         ({}, []),
-        ({"firewalls": ["노턴 360", "ESET"]}, ["ESET", "노턴 360"]),
+        ({"firewalls": ["노턴 360", "ESET"]}, ["ESET", "노턴 360"]),  # in an order of the PC's language
         ({"firewalls": ["x"], "server": True}, []),
     ]
     ports = r"The firewall (.+) is registered here: .* Let in there TCP 5986 and 29500-29504, and 49152-65535"
     for planted, named in plants:
         state.write_text(json.dumps({**pc.raw(), "firewalls": [], **planted}))
         output = pc.setup("-WhatIf")
-        assert re.findall(ports, output) == named
+        assert sorted(re.findall(ports, output)) == named
         assert "error" not in output
         assert "Invalid namespace" not in output
 
 
-def run_role(pc: NewPc) -> str:
-    """What roles/firewall says on the PC, where it sees for itself what it would change: its warnings, or why it failed."""
-    script = pc.folder / "firewall.ps1"
-    script.write_text(whole(ROLE, ROOT / "plugins" / "module_utils"), "utf-8-sig")
+def run_role(pc: NewPc, role: str, arguments: str, result: str) -> str:
+    """What the role's script says on the PC, and then this part of its result."""
+    script = pc.folder / f"{role}.ps1"
+    script.write_text(whole(ROLES / role / "files" / script.name, ROOT / "plugins" / "module_utils"), "utf-8-sig")
     return pc.do(
         "$Ansible = [pscustomobject]@{ Changed = $false; Diff = $null; Result = $null }\n"
-        f"& '{windows(script)}' -Workers {pc.address} -Controller {MASTER} -WhatIf\n$Ansible.Result.warnings"
+        f"& '{windows(script)}' {arguments}\n$Ansible.Result.{result}"
     )
+
+
+@in_the_lab
+def test_a_certificate_of_the_role_has_no_address_that_changes_either(pc: NewPc) -> None:
+    pc.do("Enable-PSRemoting -Force -SkipNetworkProfileCheck")
+    with pc.lab.switched(pc.name, "vEthernet-WSL", "172.28.16.1"):
+        said = run_role(pc, "winrm_setup", "", "certificate")
+    pem = re.search("-----BEGIN CERTIFICATE.*END CERTIFICATE-----\n", said, re.DOTALL)
+    assert pem, said
+    assert names_in(pem[0]) == [f"dns:{pc.name}", f"ip address:{pc.address}"]
 
 
 @in_the_lab
 def test_the_role_names_other_firewalls_and_a_service_that_is_off(pc: NewPc) -> None:
     state = pc.lab.prefix(pc.name) / "lab" / "state.json"
     named = "the firewall 노턴 360 is registered there, and Windows' rules may not count; let in there TCP 29500-29504 and 49152-65535"
-    assert "is registered there" not in run_role(pc)
+    run = ("firewall", f"-Workers {pc.address} -Controller {MASTER} -WhatIf", "warnings")
+    assert "error" not in (said := run_role(pc, *run)), said
+    assert "is registered there" not in said
     state.write_text(json.dumps({**pc.raw(), "firewalls": ["노턴 360"]}))
-    assert f"{named} from the cluster, and 5986 from here" in run_role(pc)
+    assert f"{named} from the cluster, and 5986 from here" in run_role(pc, *run)
     pc.do("Stop-Service mpssvc")
     assert (
         "error: the service of Windows' firewall (mpssvc) does not run, and without it no rule can be set\nhint: "
-        in run_role(pc)
+        in run_role(pc, *run)
     )
 
 

@@ -222,7 +222,14 @@ function script:Add-LabListener([string]$Transport, [string]$Address, [hashtable
     $l = @{ Id = "Listener_$(Get-Random -Minimum 100000000 -Maximum 2000000000)"; Transport = $Transport.ToUpper(); Address = $Address; Port = $(if ($Values.Port) { "$($Values.Port)" } elseif ($Transport -eq 'HTTPS') { '5986' } else { '5985' }); Hostname = "$($Values.Hostname)"; Enabled = $(if ("$($Values.Enabled)" -eq 'false') { 'false' } else { 'true' }); URLPrefix = $(if ($Values.URLPrefix) { $Values.URLPrefix } else { 'wsman' }); CertificateThumbprint = "$thumb".ToUpper() }
     $s.listeners = @(@($s.listeners | Where-Object { $_ }) + $l); Write-LabState $s; $l
 }
-function New-WSManDouble([string]$Path, $Parameters) {
+function New-WSManDouble([string]$Path, $Parameters, $Credential) {
+    if ((ConvertFrom-WSManPath $Path) -eq 'ClientCertificate') {
+        # who shows a certificate of this issuer and name is that account, by its password of now
+        if (-not $Credential) { throw 'The WS-Management service cannot process the request. The user name or password was not given.' }
+        $s = Read-LabState; $m = [ordered]@{ Subject = $Parameters.Subject; Issuer = $Parameters.Issuer.ToUpper(); URI = $Parameters.URI; Enabled = $Parameters.Enabled; UserName = $Credential.UserName; Password = $Credential.GetNetworkCredential().Password }
+        $s.clientcertificates = @(@($s.clientcertificates | Where-Object { $_ -and ($_.Subject -ne $m.Subject -or $_.Issuer -ne $m.Issuer) }) + $m); Write-LabState $s
+        [pscustomobject]@{ PSChildName = "ClientCertificate_$(Get-Random -Minimum 100000000 -Maximum 2000000000)"; Keys = "URI=$($m.URI)", "Subject=$($m.Subject)", "Issuer=$($m.Issuer)" }; return
+    }
     if ((ConvertFrom-WSManPath $Path) -ne 'Listener') { throw "no double for New-Item $Path" }
     $v = @{ Hostname = $Parameters.HostName; CertificateThumbprint = $Parameters.CertificateThumbPrint; URLPrefix = $Parameters.URLPrefix; Enabled = $Parameters.Enabled }; if ($Parameters.Port) { $v.Port = $Parameters.Port }
     $l = Add-LabListener $Parameters.Transport $Parameters.Address $v; Get-WSManDouble "WSMan:\localhost\Listener\$($l.Id)" $false
