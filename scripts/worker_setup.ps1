@@ -95,6 +95,9 @@ function Assert-Ready {
     if ($masterGiven -and ($MasterIP -notmatch "^$part(\.$part){3}\z" -or $MasterIP -match '^(0|127|22[4-9]|2[3-5]\d)\.')) {
         throw "-MasterIP `"$MasterIP`" is not the IPv4 address of a PC: give it as in -MasterIP 192.168.1.100 (마스터의 IPv4 주소가 아닙니다)"
     }
+    if (-not (Test-FirewallService)) {
+        throw "the service of Windows' firewall (mpssvc) does not run, and without it no rule can be set or taken back (Windows 방화벽 서비스가 꺼져 있습니다)`nhint: Set-ItemProperty HKLM:\SYSTEM\CurrentControlSet\Services\mpssvc Start 2, restart this PC, and run this again"
+    }
 }
 
 # ---- looking ----
@@ -102,9 +105,21 @@ function Test-WinRM { "$((Get-Service WinRM).Status)" -eq 'Running' }
 function Get-OurCertificate { Get-ChildItem $store | Where-Object { $_.FriendlyName -eq 'winfleet' -and $_.HasPrivateKey } }
 function Get-WinRMRule { Get-NetFirewallRule -Name 'WINRM-*' -ErrorAction SilentlyContinue }
 
-function Get-Policy {
+function Get-Policy([string]$Name = $policyName) {
     $values = Get-ItemProperty -LiteralPath $policyKey -ErrorAction SilentlyContinue
-    if ($values -and $values.PSObject.Properties[$policyName]) { $values.$policyName }
+    if ($values -and $values.PSObject.Properties[$Name]) { $values.$Name }
+}
+
+function Get-OtherFirewall {
+    # Names of firewalls besides Windows' own, as they registered with the Security Center; a Server has none.
+    @(Get-CimInstance -Namespace root/SecurityCenter2 -ClassName FirewallProduct -ErrorAction SilentlyContinue | ForEach-Object { "$($_.displayName)" } |
+            Where-Object { $_ } | Sort-Object -Unique)
+}
+
+function Test-FirewallService {
+    # Whether the service behind Windows' firewall runs: without it no rule can be read or made.
+    $service = Get-Service -Name mpssvc -ErrorAction SilentlyContinue
+    [bool]($service -and "$($service.Status)" -eq 'Running')
 }
 
 function Get-Listener([string]$Transport, [string]$Address = '*') {
@@ -124,11 +139,12 @@ function Get-SessionConfiguration {
 
 function Get-Address {
     $cards = @(Get-NetAdapter)
+    $physical = @(Get-NetAdapter -Physical -ErrorAction SilentlyContinue | ForEach-Object { $_.ifIndex }) # not those of WSL, Hyper-V and VPNs
     foreach ($ip in @(Get-NetIPAddress -AddressFamily IPv4 | Where-Object { $_.IPAddress -notlike '127.*' -and "$($_.AddressState)" -eq 'Preferred' })) {
         $card = $cards | Where-Object { $_.ifIndex -eq $ip.InterfaceIndex } | Select-Object -First 1
         $speed = if ($card -and $card.Speed -and $card.Speed -lt 1e13) { [int][Math]::Round($card.Speed / 1e6) } else { 0 } # 2^64-1: unknown
         # not called `address`: every .NET array has a method of that name
-        [pscustomobject]@{ name = $ip.InterfaceAlias; ip = $ip.IPAddress; mbps = $speed; index = $ip.InterfaceIndex }
+        [pscustomobject]@{ name = $ip.InterfaceAlias; ip = $ip.IPAddress; mbps = $speed; index = $ip.InterfaceIndex; lasting = $physical -contains $ip.InterfaceIndex }
     }
 }
 
@@ -136,7 +152,7 @@ function Find-OwnAddress($Addresses, [string]$Target) {
     # The address from which Windows would send there: in the target's subnet, if there is one, else on the default route. Sends nothing.
     $socket = New-Object Net.Sockets.Socket 'InterNetwork', 'Dgram', 'Udp'
     try { $socket.Connect($Target, 9); $own = "$($socket.LocalEndPoint.Address)" } catch { $own = '' } finally { $socket.Close() }
-    if ($Addresses.ip -contains $own) { $own } else { $Addresses[0].ip }
+    if ($Addresses.ip -contains $own) { $own } else { @(@($Addresses | Where-Object { $_.lasting }) + $Addresses)[0].ip }
 }
 
 function Test-Certificate($Certificate, $Addresses) {
@@ -160,6 +176,10 @@ function Get-Account {
     if ($domain -ne $computer) { return $account }
     $account.name = $name
     $account.filtered = $me.User.Value -notlike '*-500' # the built-in Administrator keeps its rights over the network
+    if ($account.filtered -and (Get-Policy TypeOfAdminApprovalMode) -eq 2) {
+        $account.trouble = 'is the hidden one that Administrator protection elevates with, and nobody knows its password (관리자 보호)'
+        return $account
+    }
     try { $user = Get-LocalUser -SID $me.User.Value } catch { return $account }
     if ("$($user.PrincipalSource)" -eq 'MicrosoftAccount') { $account.trouble = 'is a Microsoft account: the master may not be able to sign in with it (Microsoft 계정)' }
     elseif (-not $user.PasswordLastSet) { $account.trouble = 'seems to have no password, and Windows lets nobody in over the network without one (암호 없음)' }
@@ -396,7 +416,10 @@ function Get-Fact($Addresses, [string]$Own) {
 function Write-Facts($Facts) {
     Write-Host ''
     Write-Fact Host $computer
-    foreach ($one in $Facts.adapters) { Write-Fact Address "$($one.ip)  $($one.name)  $(if ($one.mbps) { "$($one.mbps) Mbit/s" } else { 'speed unknown' })" }
+    foreach ($one in $Facts.adapters) {
+        $speed = if ($one.mbps) { "$($one.mbps) Mbit/s" } else { 'speed unknown' }
+        Write-Fact Address "$($one.ip)  $($one.name)  $speed$(if (-not $one.lasting) { '  virtual, not in the certificate' })"
+    }
     Write-Fact Windows "$($Facts.edition) $($Facts.windows), network $($Facts.network_category)"
     Write-Fact Memory "$($Facts.ram_gib) GiB"
     Write-Fact Disk "$($Facts.disk_free_gb) GB free"
@@ -453,6 +476,11 @@ function Install-Worker {
     if ($masterGiven -and $addresses.ip -contains $MasterIP) { Write-Warning "-MasterIP $MasterIP is this PC itself: right only if this PC is the master too." }
     if (-not $master) { Write-Note 'Without -MasterIP the whole local subnet may connect, with a password (같은 서브넷 전체에 열립니다).' }
     elseif (-not $masterGiven) { Write-Note "The master of the last run, $master, still holds; -MasterIP gives another." }
+    foreach ($name in Get-OtherFirewall) {
+        Write-Warning "The firewall $name is registered here: rules of Windows' own may not count. Let in there TCP 5986 and 29500-29504, and 49152-65535 from the other workers (다른 방화벽에서도 여십시오)."
+    }
+    $own = Find-OwnAddress $addresses $(if ($master) { $master } else { '192.0.2.1' }) # an address that is nowhere: the default route
+    foreach ($one in $addresses) { if ($one.ip -eq $own) { $one.lasting = $true } } # a bridge or a switch of the LAN is no card either
     $account = Get-Account
     if ($account.trouble) { Write-Warning "The account $($account.name) $($account.trouble). Hint: worker_setup.cmd -CreateUser makes one for the master." }
 
@@ -461,14 +489,13 @@ function Install-Worker {
     if ($account.filtered -and (Get-Policy) -ne 1) {
         Invoke-Change policy 'Local administrators keep their rights over the network' { Save-Earlier policy (Get-Policy); Set-Policy 1 }
     }
-    $certificate = Set-Listener $addresses
+    $certificate = Set-Listener @($addresses | Where-Object { $_.lasting })
     Set-Rule $(if ($master) { $master } else { 'LocalSubnet' })
     if ($masterGiven) { Set-Trust $master }
     foreach ($key in 'Service\Auth\Basic', 'Service\AllowUnencrypted') {
         if ((Test-WinRM) -and "$((Get-Item "WSMan:\localhost\$key").Value)" -eq 'true') { Write-Warning "WinRM's $key is on. It was before, and winfleet does not need it: Set-Item WSMan:\localhost\$key false" }
     }
 
-    $own = Find-OwnAddress $addresses $(if ($master) { $master } else { '192.0.2.1' }) # an address that is nowhere: the default route
     $facts = Get-Fact $addresses $own
     Write-Facts $facts
     if ($WhatIfPreference) { return }

@@ -32,6 +32,7 @@ $null = New-ItemProperty -Path $updates -Name ActiveHoursEnd -Value 17 -Property
 $null = New-NetFirewallRule -Name old-python -DisplayName '파이썬' -Direction Inbound -Action Block -Protocol TCP -Program C:\\Python310\\python.exe
 $state = Read-LabState
 $state.dynamicport = '1024 64511'
+$state.firewalls = @('노턴 360')
 Write-LabState $state
 """
 GPU = "NVIDIA GeForce RTX 3060, {driver}, 12288, GPU-1, 5100, 8.6\n"
@@ -50,6 +51,7 @@ EXPECTED = (
     rf"{ONE}: a restart is pending (Windows Update)",
     rf"{ONE}: Smart App Control is on and blocks the unsigned libraries of Python's packages",
     rf'{ONE}: the rule "파이썬" blocks C:\Python310\python.exe and beats every rule that allows',
+    rf"{ONE}: another firewall is registered there, and Windows' rules may not count: 노턴 360",
     rf"{ONE}: its range of dynamic ports, 1024-65534, holds ours",
     rf"{ONE}: GPU 0 (NVIDIA GeForce RTX 3060) is used by 게임.exe (pid 4242, 7000 MiB), 5100 of 12288 MiB are free",
     rf"{ONE}: fleet_processes is 2, but it has 1 GPUs",
@@ -59,6 +61,7 @@ EXPECTED = (
     rf"{TWO}: 0 GB free below Q:\winfleet, 2 GB wanted",
     rf" on {ONE} · 3.12.4 on {TWO}",
     rf"{TWO}: its clock is 7 minutes behind this machine's",
+    rf"{TWO}: the service of Windows' firewall (mpssvc) does not run: no rule can be made, and none guards its ports",
 )  # fmt: skip
 
 
@@ -79,6 +82,7 @@ def planted(lab: Lab, tmp_path: Path) -> Iterator[Cluster]:
         (drive / "Python312" / "python.cmd").write_text("@echo 3.12.4\n")
         script.write_text(PLANT, "utf-8-sig")
         assert lab.run(ONE.lower(), script) == ""
+        lab.do("run", TWO.lower(), "net", "stop", "mpssvc")
         cluster = Cluster(lab, tmp_path, inventory)
         python = "C:\\Python312\\python.cmd"
         cluster.hosts[ONE] = {"fleet_processes": 2}
@@ -115,6 +119,8 @@ def test_each_planted_fault_is_named_on_its_host_before_anything_is_changed(plan
     assert missing == [], done.stdout
     assert errors(done.stdout) == 1
     assert f"{TWO}: port " not in done.stdout
+    assert f"{TWO}: another firewall" not in done.stdout
+    assert f"{ONE}: the service of Windows' firewall" not in done.stdout
     assert "To go on in spite of that: -e fleet_warnings=" in done.stdout
     assert "Driver" in done.stdout, "the table of the hosts"
     assert f"580.88: {ONE} · 472.12: {TWO}" in done.stdout

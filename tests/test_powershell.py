@@ -137,9 +137,11 @@ def test_what_scripts_share_is_one_text() -> None:
     shared = functions(MODULE)
     assert "Find-NvidiaSmi" in shared
     # worker_setup.ps1 comes on a stick, alone
-    assert functions(ROOT / "scripts" / "worker_setup.ps1")["Find-NvidiaSmi"] == shared["Find-NvidiaSmi"]
+    own = functions(ROOT / "scripts" / "worker_setup.ps1")
+    copied = {"Find-NvidiaSmi", "Get-OtherFirewall", "Test-FirewallService"}
+    assert {name: own[name] for name in copied} == {name: shared[name] for name in copied}
     again = {(path.name, name) for path in scripts() if path != MODULE for name in functions(path) if name in shared}
-    assert again == {("worker_setup.ps1", "Find-NvidiaSmi")}
+    assert again == {("worker_setup.ps1", name) for name in copied}
 
 
 def test_a_role_s_script_is_sent_with_what_it_requires() -> None:

@@ -35,7 +35,10 @@ def windows(**values: Any) -> dict[str, Any]:
         "address": "192.168.0.21", "address_error": "", "adapters": [CABLE, WSL], "gpus": [RTX], "clock": 0,
         "skew_seconds": 1.2, "skew_error_seconds": 1.5,
         "power": {"plan": "8c5e7fda-e8bf-4a96-9a85-a6e23a8c635c", "sleep_seconds": 0}, "reboot": [], "active_hours": [],
-        "firewall": {"blocks": [], "profiles": [{"name": "Private", "inbound_rules": True, "local_rules": True}]},
+        "firewall": {
+            "running": True, "others": [], "blocks": [],
+            "profiles": [{"name": "Private", "inbound_rules": True, "local_rules": True}],
+        },
         "app_control": 0, "long_paths": False, "dynamic_ports": [49152, 65535], "excluded_ports": [], "ports_taken": {},
         "going_on": [], "run_state": "none", "there": {"code": [], "data": [], "agent": [], "env": []}, **values,
     }  # fmt: skip
@@ -141,6 +144,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str, bool, str, str]] = {
         {"firewall": {"profiles": {"name": "Domain", "local_rules": False}}}, {}, "firewall", False,
         "a policy ignores local rules in the firewall's Domain profile (AllowLocalPolicyMerge is false)", "in that policy",
     ),
+    "the firewall's service is off": (
+        {"firewall": {"running": False}}, {}, "firewall", True,
+        "the service of Windows' firewall (mpssvc) does not run: no rule can be made", "Services\\mpssvc Start 2, then restart the PC",
+    ),
+    "another firewall": (
+        {"firewall": {"running": True, "others": "노턴 360"}, "dynamic_ports": [40000, 49999]}, {}, "firewall", True,
+        "another firewall is registered there, and Windows' rules may not count: 노턴 360",
+        "let TCP 5986 and 29500-29504 in there, and 40000-49999 from the other workers",
+    ),
     "stranger": (
         {"gpus": [RTX, stranger()]}, {}, "gpu", False,
         "GPU 1 (NVIDIA GeForce RTX 3060) is used by game.exe (pid 4242, 7000 MiB), 5100 of 12288 MiB are free", "end that program",
@@ -193,7 +205,7 @@ def test_one_fault_is_one_line_with_its_fix(case: str) -> None:
         {"gpus": [{**RTX, "processes": [{"name": "explorer.exe", "pid": 4, "mib": None}]}]},
         {"ports_taken": {"29500": "python (pid 1)"}, "going_on": ["r"]},
         block(protocol="UDP"), block(ports="3389"), block(program="C:\\game.exe"), block(program="Any", ports="RPC"),
-        block(program="Any", ports="129500"),
+        block(program="Any", ports="129500"), {"firewall": {"others": [""]}},
         {"address": "127.0.0.1", "dynamic_ports": [1024, 65535], "resolves": ["127.0.1.1"], "adapters": []},
         {"home": "C:\\" + "a" * 80, "long_paths": True},
         {"app_control": 2}, {"runtime": {"msvcp140": "", "vcruntime140": ""}},  # uv's own Python is given them

@@ -12,7 +12,7 @@ import yaml
 from conftest import wait_until
 from lab_place import NET
 from made_files import certificate
-from programs import call, output_of
+from programs import call
 from windows_lab import MASTER, PASSWORD, SCRIPT, NewPc, in_the_lab, windows
 
 OTHER = f"{NET}.9"  # another master
@@ -263,26 +263,6 @@ def test_a_certificate_that_no_longer_fits_is_renewed(pc: NewPc, days: int) -> N
     pc.assert_open()
     assert pc.worker()["certificate_sha256"] != first
     assert len(pc.state()["certificates"]) == 1
-
-
-@in_the_lab
-def test_a_second_address_is_in_the_certificate_and_the_master_gets_its_own_subnets(pc: NewPc) -> None:
-    second, others = "192.168.177.11", "192.168.177.1"
-    pc.setup("-MasterIP", MASTER)
-    pc.lab.join(pc.name, second)
-    try:
-        assert "changes: 3 certificate, listener, old certificate" in pc.setup("-MasterIP", MASTER)
-        pc.assert_open()
-        worker = pc.worker()
-        assert [one["address"] for one in worker["facts"]["adapters"]] == [pc.address, second]
-        names = output_of("openssl", "x509", "-noout", "-ext", "subjectAltName", given=worker["certificate"])
-        assert [name.strip().lower() for name in names.splitlines()[1].split(",")] == [
-            f"dns:{pc.name}", f"ip address:{pc.address}", f"ip address:{second}",
-        ]  # fmt: skip
-        assert "changes: 2 rule, trust" in pc.setup("-MasterIP", others)
-        assert pc.worker()["address"] == second
-    finally:
-        pc.lab.leave(pc.name, second)
 
 
 @in_the_lab

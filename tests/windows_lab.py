@@ -80,6 +80,20 @@ class Lab:
         command = ["ip", "-n", pc, "address", "delete", f"{address}/24", "dev", ADAPTER]
         subprocess.run(command, check=False, capture_output=True)
 
+    @contextlib.contextmanager
+    def switched(self, pc: str, adapter: str, address: str) -> Iterator[None]:
+        """A virtual switch's adapter on the PC, as WSL and Hyper-V make them: its name begins with vEthernet."""
+        inside = ["ip", "-n", pc]
+        subprocess.run([*inside, "link", "add", adapter, "type", "bridge"], check=True, capture_output=True)
+        try:
+            subprocess.run(
+                [*inside, "address", "add", f"{address}/20", "dev", adapter], check=True, capture_output=True
+            )
+            subprocess.run([*inside, "link", "set", adapter, "up"], check=True, capture_output=True)
+            yield
+        finally:
+            subprocess.run([*inside, "link", "delete", adapter], check=False, capture_output=True)
+
     def plug(self, pc: str, state: str) -> None:
         """Pulls the PC's network cable (`down`), or plugs it in again (`up`)."""
         subprocess.run(["ip", "-n", pc, "link", "set", ADAPTER, state], check=True, capture_output=True)

@@ -128,7 +128,7 @@ class Wine:
         """Starts Windows with its automatic services, and keeps it running when no program does."""
         lab = self.drive / "lab"
         lab.mkdir(exist_ok=True)
-        for stale in ("winrm.running", "reboot"):
+        for stale in ("winrm.running", "mpssvc.running", "reboot"):
             (lab / stale).unlink(missing_ok=True)
         (lab / "booted").touch()
         home = lab / "powershell"
@@ -167,6 +167,10 @@ class Wine:
             r"HKLM\SOFTWARE\Microsoft\Windows NT\CurrentVersion\Winlogon\AutoLogonChecked",
             "/f",
         )
+        for _ in range(100):  # that of the firewall starts with Windows, a moment later
+            if (lab / "mpssvc.running").exists():
+                break
+            time.sleep(0.1)
 
     def sockets(self) -> str:
         """PORT PID PROGRAM, a line for each socket."""

@@ -53,6 +53,9 @@ NAMESPACES = (
 )
 ACCESS_DENIED, TIMED_OUT, NO_SHELL, BAD_REQUEST = 5, 2150858793, 2150858843, 2150858752
 BOUNDARY = b"--Encrypted Boundary"
+MUTUAL = "http://schemas.dmtf.org/wbem/wsman/1/wsman/secprofile/https/mutual"
+# 1.3.6.1.4.1.311.20.2.3 in a certificate, and the length of the text behind it
+UPN = re.compile(rb"\x2b\x06\x01\x04\x01\x82\x37\x14\x02\x03\xa0.\x0c(.)", re.DOTALL)
 
 
 class Fault(Exception):
@@ -307,7 +310,9 @@ class Handler(BaseHTTPRequestHandler):
         if not scheme:
             return None if self.user else demand
         self.user = None
-        if scheme == "Basic" and len(demand) > bool(spnego):
+        if scheme == MUTUAL:
+            self.user = self.server.mapped(self.request)
+        elif scheme == "Basic" and len(demand) > bool(spnego):
             self.user = self.server.pc.accounts.basic(value)
         elif scheme == "Negotiate" and spnego:
             try:
@@ -392,9 +397,34 @@ class Front(ThreadingHTTPServer):
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
         if self.tls:
+            self.ask_for_certificates()
             connection = self.tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         self.connections.add(connection)
         return connection, address
+
+    def ask_for_certificates(self) -> None:
+        """Clients may show a certificate that the machine's Root trusts, where the PC takes that for a sign-in."""
+        assert self.tls
+        roots = self.pc.certificates("Root") if self.pc.setting("Service\\Auth\\Certificate") else {}
+        if roots:
+            self.tls.load_verify_locations(cadata="\n".join(roots.values()))
+        self.tls.verify_mode = ssl.CERT_OPTIONAL if roots else ssl.CERT_NONE
+
+    def mapped(self, connection: Any) -> str | None:
+        """The account to which the PC has mapped the certificate that a client shows; None where there is none."""
+        shown = connection.getpeercert(binary_form=True) if self.tls else None
+        if not shown or not self.pc.setting("Service\\Auth\\Certificate"):
+            return None
+        # self-signed, it is its own issuer
+        thumbprint, name = hashlib.sha1(shown, usedforsecurity=False).hexdigest().upper(), UPN.search(shown)
+        if not name or thumbprint not in self.pc.certificates("TrustedPeople"):
+            return None
+        subject = shown[name.end() : name.end() + name[1][0]].decode("utf-8", "replace")
+        for entry in self.pc.state.get("clientcertificates") or []:
+            if entry["Enabled"] and (entry["Issuer"], entry["Subject"]) == (thumbprint, subject):
+                user = str(entry["UserName"]).rpartition("\\")[2].lower()
+                return user if self.pc.accounts.passwords.get(user) == entry["Password"] else None
+        return None
 
     def shutdown_request(self, request: Any) -> None:
         self.connections.discard(request)
@@ -437,6 +467,14 @@ class PC:
 
     def setting(self, name: str) -> bool:
         return bool(self.state.get("wsman", {}).get(name) == "true")
+
+    def certificates(self, store: str) -> dict[str, str]:
+        """Those in a store of the machine's, as PEM, by their thumbprints."""
+        found = {}
+        for path in (self.lab / "certs" / "LocalMachine" / store).glob("*.pem"):
+            pem = path.read_text("utf-8")
+            found[path.stem.upper()] = pem[pem.index("-----BEGIN CERT") : pem.index("-----END CERT") + 25]
+        return found
 
     def wanted(self) -> set[Listener]:
         try:

@@ -7,6 +7,18 @@ function Find-NvidiaSmi {
         "$env:ProgramFiles\NVIDIA Corporation\NVSMI\nvidia-smi.exe" | Where-Object { Test-Path -LiteralPath $_ } | Select-Object -First 1
 }
 
+function Get-OtherFirewall {
+    # Names of firewalls besides Windows' own, as they registered with the Security Center; a Server has none.
+    @(Get-CimInstance -Namespace root/SecurityCenter2 -ClassName FirewallProduct -ErrorAction SilentlyContinue | ForEach-Object { "$($_.displayName)" } |
+            Where-Object { $_ } | Sort-Object -Unique)
+}
+
+function Test-FirewallService {
+    # Whether the service behind Windows' firewall runs: without it no rule can be read or made.
+    $service = Get-Service -Name mpssvc -ErrorAction SilentlyContinue
+    [bool]($service -and "$($service.Status)" -eq 'Running')
+}
+
 function Invoke-Native {
     # Output lines of a program; an error that names the call where it fails.
     [CmdletBinding()]

@@ -133,7 +133,9 @@ function Get-ActiveHour {
 }
 
 function Get-Firewall {
-    # Enabled rules that block, and the profiles in use that are on. train/winfleet/preflight/hosts.py judges them.
+    # Enabled rules that block, the profiles in use that are on, and other firewalls. train/winfleet/preflight/hosts.py judges them.
+    $others = @(Get-OrNull { Get-OtherFirewall })
+    if (-not (Test-FirewallService)) { return @{ running = $false; others = $others; blocks = @(); profiles = @() } }
     $rules = Get-NetFirewallRule -Direction Inbound -Action Block -Enabled True -PolicyStore ActiveStore -ErrorAction SilentlyContinue
     $blocks = foreach ($rule in $rules) {
         $port = $rule | Get-NetFirewallPortFilter
@@ -146,7 +148,7 @@ function Get-Firewall {
         if ("$($one.Name)" -notin $used -or "$($one.Enabled)" -eq 'False') { continue }
         @{ name = "$($one.Name)"; inbound_rules = "$($one.AllowInboundRules)" -ne 'False'; local_rules = "$($one.AllowLocalFirewallRules)" -ne 'False' }
     }
-    @{ blocks = @($blocks); profiles = @($profiles) }
+    @{ running = $true; others = $others; blocks = @($blocks); profiles = @($profiles) }
 }
 
 function Get-PortNumber {

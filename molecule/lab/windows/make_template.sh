@@ -23,6 +23,8 @@ add() { wine reg add "$1" /v "$2" /t "$3" /d "$4" /f; }
   add 'HKCU\Software\Wine\DllOverrides' shutdown.exe REG_SZ native # ours: it asks the lab to boot the PC anew
   add 'HKCU\Environment' TEMP REG_EXPAND_SZ '%USERPROFILE%\AppData\Local\Temp'
   add 'HKCU\Environment' TMP REG_EXPAND_SZ '%USERPROFILE%\AppData\Local\Temp'
+  # that of Windows' firewall, which every boot starts; its cmdlets ask whether it runs
+  wine sc create mpssvc binPath= 'C:\windows\system32\winrshost.exe service mpssvc' start= auto DisplayName= 'Windows Defender Firewall'
 } >"$log" 2>&1 </dev/null
 wineserver -w || true
 # Debian's Wine names the folder of the server's socket here, and each PC shall make its own

@@ -155,7 +155,7 @@ function Test-Overlap {
 }
 
 function Find-Obstacle {
-    # What beats our rules: Block rules for Python or our ports, and policies that ignore local rules.
+    # What beats our rules: Block rules for Python or our ports, policies that ignore local rules, and other firewalls.
     [CmdletBinding()]
     param([Parameter(Mandatory)] [string[]] $Ranges)
 
@@ -185,6 +185,10 @@ function Find-Obstacle {
             $warnings.Add("a group policy ignores local rules in the $($fwProfile.Name) profile (AllowLocalPolicyMerge is false); ask for the rules there")
         }
     }
+
+    foreach ($name in Get-OtherFirewall) {
+        $warnings.Add("the firewall $name is registered there, and Windows' rules may not count; let in there TCP $($Ranges -join ' and ') from the cluster, and $Port from here")
+    }
 }
 
 function Set-Rule {
@@ -208,6 +212,10 @@ function Set-Rule {
     if ($taken) { throw "a firewall rule named $Name is there that is not of the group ${group}: rename or remove it" }
     $display = "$Name (TCP $($Shape.local_port), the cluster only)"
     $null = New-NetFirewallRule @values -DisplayName $display -Group $group -Description 'Made by winfleet, role firewall.'
+}
+
+if (-not (Test-FirewallService)) {
+    throw "the service of Windows' firewall (mpssvc) does not run, and without it no rule can be set`nhint: Set-ItemProperty HKLM:\SYSTEM\CurrentControlSet\Services\mpssvc Start 2 there, then restart the PC"
 }
 
 $before = [ordered]@{}

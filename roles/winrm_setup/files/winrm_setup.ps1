@@ -69,6 +69,18 @@ function Get-Name {
     }
 }
 
+function Get-LastingAddress {
+    # IPv4 addresses of physical adapters, and those at which somebody is connected to WinRM: those of WSL, Hyper-V and VPNs change.
+    [CmdletBinding()]
+    param()
+
+    $physical = @(Get-NetAdapter -Physical -ErrorAction SilentlyContinue | ForEach-Object { $_.ifIndex })
+    $used = @(Get-NetTCPConnection -LocalPort 5985, 5986 -State Established -ErrorAction SilentlyContinue | ForEach-Object { "$($_.LocalAddress)" -replace '^::ffff:' })
+    Get-NetIPAddress -AddressFamily IPv4 |
+        Where-Object { $_.IPAddress -notlike '127.*' -and ($physical -contains $_.InterfaceIndex -or $used -contains $_.IPAddress) } |
+        ForEach-Object { $_.IPAddress }
+}
+
 function New-Certificate {
     # For the names and addresses of the old one; without an old one, for those of this PC. The subject is always a new one: of
     # two certificates with one subject OpenSSL tries the first only, and the controller has to trust both for a while.
@@ -77,8 +89,7 @@ function New-Certificate {
 
     $names = @(if ($Old) { Get-Name -Certificate $Old })
     if (-not $names) {
-        $names = @("DNS=$env:COMPUTERNAME")
-        $names += Get-NetIPAddress -AddressFamily IPv4 | Where-Object { $_.IPAddress -notlike '127.*' } | ForEach-Object { "IPAddress=$($_.IPAddress)" }
+        $names = @("DNS=$env:COMPUTERNAME") + @(Get-LastingAddress | ForEach-Object { "IPAddress=$_" })
     }
     $values = @{
         CertStoreLocation = 'Cert:\LocalMachine\My'

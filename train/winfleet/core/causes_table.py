@@ -62,9 +62,9 @@ CONNECTION: Final = (
         symptom=r"IP address mismatch|[Hh]ostname mismatch|certificate is not valid for",
         shows="certificate verify failed: IP address mismatch, certificate is not valid for '10.77.0.12'.",
         cause="its certificate was made for another address",
-        fix="run scripts\\worker_setup.cmd on {host} again: it makes a certificate for today's addresses; add the new file",
+        fix="run scripts\\worker_setup.cmd with -MasterIP on {host} again: its certificate is for the addresses of physical adapters, and for the one that this machine is reached by; add the new file",
         cause_ko="인증서가 다른 주소로 만들어졌습니다",
-        fix_ko="{host}에서 scripts\\worker_setup.cmd를 다시 실행하면 지금 주소로 인증서를 만듭니다. 새 파일을 추가하십시오",
+        fix_ko="{host}에서 scripts\\worker_setup.cmd를 -MasterIP와 함께 다시 실행하십시오. 인증서에는 물리 어댑터의 주소와 마스터에 닿는 주소만 들어갑니다. 새 파일을 추가하십시오",
     ),
     Row(
         code="certificate-other",
@@ -370,14 +370,14 @@ MACHINE: Final = (
         cause_ko="{host}의 PowerShell이 제한된 언어 모드로 실행되어 Ansible이 일할 수 없습니다. 스마트 앱 컨트롤이나 AppLocker, 또는 다른 정책(App Control, WDAC)이 켜져 있습니다",
         fix_ko="{host}에서 `$ExecutionContext.SessionState.LanguageMode`로 확인하고, 스마트 앱 컨트롤을 끄거나(Windows 보안, 앱 및 브라우저 컨트롤) 정책 관리자에게 이 계정의 스크립트를 허용해 달라고 하십시오",
     ),
-    Row(
+    Row(  # a TEMP of other letters: https://github.com/trycua/cua/issues/2106, https://github.com/cloudbase/windows-imaging-tools/issues/391
         code="virus-compiler",
         symptom=r"compile C# code[\s\S]*CS(1504|2001|2012|0016|1583)\b|\berror CS(1504|2001)\b|\bCS(1504|2001) error",
         shows="Failed to compile C# code: CS1504 error: Source file could not be opened (Access is denied.)",
-        cause="Ansible compiles C# in the account's TEMP on {host}, and an antivirus or a policy (AppLocker, App Control) keeps the compiler from its files there",
-        fix="look at the antivirus's history and at the event logs AppLocker and CodeIntegrity on {host}, and allow csc.exe below C:\\Windows\\Microsoft.NET in that folder",
-        cause_ko="Ansible은 {host}에 있는 계정의 TEMP에서 C#을 컴파일하는데, 백신이나 정책(AppLocker, App Control)이 컴파일러의 파일을 막습니다",
-        fix_ko="{host}에서 백신의 기록과 AppLocker, CodeIntegrity 이벤트 로그를 보고, C:\\Windows\\Microsoft.NET 아래의 csc.exe가 그 폴더를 쓰도록 허용하십시오",
+        cause="Ansible compiles C# in the account's TEMP on {host}, and an antivirus or a policy (AppLocker, App Control) keeps the compiler from its files there; CS2001 was also reported where that folder's name has other letters than English ones",
+        fix="look at the antivirus's history and at the event logs AppLocker and CodeIntegrity on {host}, and allow csc.exe below C:\\Windows\\Microsoft.NET in that folder; with such a name of a folder use the account that `worker_setup.cmd -CreateUser` makes there",
+        cause_ko="Ansible은 {host}에 있는 계정의 TEMP에서 C#을 컴파일하는데, 백신이나 정책(AppLocker, App Control)이 컴파일러의 파일을 막습니다. CS2001은 그 폴더 이름에 영문이 아닌 글자가 있을 때도 보고되었습니다",
+        fix_ko="{host}에서 백신의 기록과 AppLocker, CodeIntegrity 이벤트 로그를 보고, C:\\Windows\\Microsoft.NET 아래의 csc.exe가 그 폴더를 쓰도록 허용하십시오. 폴더 이름이 그렇다면 `worker_setup.cmd -CreateUser`가 만드는 계정을 쓰십시오",
     ),
     Row(
         code="app-control",

@@ -124,6 +124,8 @@ def start_task(name: str, arguments: Sequence[str], folder: Path, logon: str, pa
     `logon` is s4u (no stored password), interactive (while the user is signed in) or password. Raises HostError with what
     Windows said.
     """
+    if logon == "interactive" and (without := Path(python).with_name("pythonw.exe")).exists():
+        python, arguments = str(without), ["-m", "winfleet.machine.windowless", *arguments]
     call = {
         "name": name, "execute": python, "arguments": subprocess.list2cmdline(arguments), "folder": str(folder), "logon": logon,
         "password": password,

@@ -124,8 +124,10 @@ class FirewallProfile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Firewall:
-    """What of Windows' firewall may be in the way."""
+    """What of Windows' firewall may be in the way, and what stands beside it."""
 
+    running: bool | None = None  # its service, mpssvc
+    others: tuple[str, ...] = ()  # firewalls of others that registered with the Security Center
     blocks: tuple[BlockRule, ...] = ()
     profiles: tuple[FirewallProfile, ...] = ()
 

@@ -21,6 +21,9 @@ PORT_MEANINGS: Final[Mapping[str, str]] = {
 OUR_PORTS: Final = (RANKS_PORT, PROBE_PORT)
 WINDOWS_DYNAMIC: Final = (49152, 65535)
 SET_UP: Final = "ansible-playbook worker_setup.yml -i INVENTORY"
+START_FIREWALL: Final = (  # Windows lets nobody start or configure it, but for its registry
+    "there, as administrator: Set-ItemProperty HKLM:\\SYSTEM\\CurrentControlSet\\Services\\mpssvc Start 2, then restart the PC"
+)
 
 SKEW_SECONDS: Final = 30  # what a slow task cannot measure comes off before
 FREE_MEMORY_GIB: Final = 2  # torch and one small model
@@ -239,9 +242,17 @@ def check_runtime(name: str, found: Found) -> Iterator[Problem]:
 
 
 def check_firewall(name: str, found: Found) -> Iterator[Problem]:
-    """What beats the rules that worker_setup.yml makes: Block rules, and policies that ignore rules."""
+    """What beats the rules that worker_setup.yml makes: Block rules, policies that ignore rules, other firewalls."""
+    first, last = found.dynamic_ports or WINDOWS_DYNAMIC
+    if found.firewall.running is False:
+        what = "the service of Windows' firewall (mpssvc) does not run: no rule can be made, and none guards its ports"
+        yield Problem(where=name, check="firewall", what=what, hint=START_FIREWALL, warning=True)
+    if others := ", ".join(filter(None, found.firewall.others)):
+        what = f"another firewall is registered there, and Windows' rules may not count: {others}"
+        hint = f"let TCP 5986 and {OUR_PORTS[0]}-{OUR_PORTS[1]} in there, and {first}-{last} from the other workers"
+        yield Problem(where=name, check="firewall", what=what, hint=hint, warning=True)
     for rule in found.firewall.blocks:
-        if _in_the_way(rule, (OUR_PORTS, found.dynamic_ports or WINDOWS_DYNAMIC)):
+        if _in_the_way(rule, (OUR_PORTS, (first, last))):
             what = f'the rule "{rule.title}" blocks {_blocked(rule)} and beats every rule that allows'
             yield Problem(where=name, check="firewall", what=what, hint=f"Disable-NetFirewallRule -Name '{rule.name}'")
     for profile in found.firewall.profiles:

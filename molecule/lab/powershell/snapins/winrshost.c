@@ -2,7 +2,7 @@
  *   winrshost shell NAME         makes the job object of a remote shell; prints LocalAccountTokenFilterPolicy (0 or 1); ends, and with it
  *                                everything in the job, when standard input closes
  *   winrshost run NAME           runs the command line in WINRS_COMMAND in that job and gives back its exit code
- *   winrshost service            the body of the WinRM service: C:\lab\winrm.running exists while it runs
+ *   winrshost service [NAME]     the body of the WinRM service, or of another one: C:\lab\NAME.running exists while it runs
  *   powershell …                 under that name, where Windows has it: runs the engine, which lies in C:\lab\powershell, in its own place, and is as
  *                                strict as Windows PowerShell 5.1: words behind -File go by file.ps1, modules of PowerShell 7 cannot be loaded
  *   fltmc                        under that name: succeeds for administrators. C:\lab\unelevated makes the PC's owner none until Start-Process -Verb RunAs
@@ -164,7 +164,7 @@ static int sockets(void)
     return 0;
 }
 
-static const WCHAR *flag = L"C:\\lab\\winrm.running";
+static WCHAR flag[MAX_PATH] = L"C:\\lab\\winrm.running", *own = L"WinRM";
 static SERVICE_STATUS_HANDLE handle;
 static HANDLE stopped;
 
@@ -186,7 +186,7 @@ static DWORD WINAPI control(DWORD code, DWORD type, void *data, void *context)
 static void WINAPI service(DWORD argc, WCHAR **argv)
 {
     stopped = CreateEventW(NULL, TRUE, FALSE, NULL);
-    handle = RegisterServiceCtrlHandlerExW(L"WinRM", control, NULL);
+    handle = RegisterServiceCtrlHandlerExW(own, control, NULL);
     CreateDirectoryW(L"C:\\lab", NULL);
     CloseHandle(CreateFileW(flag, GENERIC_WRITE, 0, NULL, CREATE_ALWAYS, 0, NULL));
     report(SERVICE_RUNNING);
@@ -221,13 +221,18 @@ int wmain(int argc, WCHAR **argv)
 {
     const WCHAR *name = wcsrchr(argv[0], '\\');
     name = name ? name + 1 : argv[0];
-    SERVICE_TABLE_ENTRYW table[] = {{L"WinRM", service}, {NULL, NULL}};
+    SERVICE_TABLE_ENTRYW table[] = {{own, service}, {NULL, NULL}};
     if (!_wcsnicmp(name, L"powershell", 10)) return powershell();
     if (!_wcsnicmp(name, L"fltmc", 5)) return fltmc();
     if (!_wcsnicmp(name, L"shutdown", 8)) return shut_down(argc, argv);
     if (argc > 2 && !wcscmp(argv[1], L"shell")) return shell(argv[2]);
     if (argc > 2 && !wcscmp(argv[1], L"run")) return run(argv[2]);
     if (argc > 1 && !wcscmp(argv[1], L"sockets")) return sockets();
+    if (argc > 2 && !wcscmp(argv[1], L"service"))
+    {
+        table[0].lpServiceName = own = argv[2];
+        _snwprintf(flag, MAX_PATH - 1, L"C:\\lab\\%ls.running", own);
+    }
     if (argc > 1 && !wcscmp(argv[1], L"service")) return !StartServiceCtrlDispatcherW(table);
     return ERROR_INVALID_PARAMETER;
 }
