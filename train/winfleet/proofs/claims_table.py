@@ -7,6 +7,7 @@ from typing import Final
 from .claims import Claim
 from .claims_of_deploying import FILES, PACKAGES, PREFLIGHT
 from .claims_of_setup import DOOR, FIREWALL, MASTER, POWER, SCRIPTS
+from .claims_of_surroundings import SURROUNDINGS
 from .claims_of_training import GPU, TASKS, TRAINING
 
 GROUPS: Final[dict[str, tuple[Claim, ...]]] = {
@@ -14,6 +15,7 @@ GROUPS: Final[dict[str, tuple[Claim, ...]]] = {
     "The door that worker_setup opens": DOOR,
     "The firewall": FIREWALL,
     "Staying awake": POWER,
+    "What stands around a PC": SURROUNDINGS,
     "The master, and WSL": MASTER,
     "What is named before a training": PREFLIGHT,
     "Python and packages": PACKAGES,

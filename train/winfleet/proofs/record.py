@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from winfleet import __version__
+import winfleet
 from winfleet.core.reading import plain
 from winfleet.proofs.outcome import FAILED, STATES, Outcome
 from winfleet.support.redaction import Redactor
@@ -40,7 +40,7 @@ def write(
 ) -> str:
     """The file's text. `facts` {host: {name: value}}; `secrets` and `accounts` are what must not be in it."""
     numbers = {name: f"host{number}" for number, name in enumerate(facts, 1)}
-    lines = [HEAD.format(version=__version__, day=time.strftime("%Y-%m-%d"))]
+    lines = [HEAD.format(version=winfleet.__version__, day=time.strftime("%Y-%m-%d"))]
     for name, told in facts.items():
         lines.append(
             f"- {numbers[name]}: " + ", ".join(f"{what} {shown(value)}" for what, value in told.items() if value)
