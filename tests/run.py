@@ -5,7 +5,7 @@
 As root on Linux each worker of pytest has a network of its own, so that ports 29500-29504 are its own, and what tests start
 lives in a namespace of processes that ends with them. Elsewhere one test runs at a time. A lane's output is printed when it
 is done. Ctrl-C ends all lanes and takes the lab's PCs away. With `proofs` the
-lab's tests are whole. With `loaded` four endless loops a core run beside them, as no
+tests that take minutes run, too. With `loaded` four endless loops a core run beside them, as no
 test may fail for time alone.
 """
 
@@ -81,10 +81,10 @@ def lanes(wanted: set[str]) -> dict[str, list[str]]:
         found["roles"].append(apart(linux, network=True) if root else linux)
         found["index"].append(molecule("index", "uv_env"))
     if "pytest" in wanted:
-        chosen = "lab" if "proofs" in wanted else "lab and not proof"
-        found["lab"] += [f'pytest -m "{chosen}" --durations=20'] if lab else []
-        found["tests"].append(apart(f'pytest {workers} --durations=20 -m "{OTHERS}"', network=False) if root
-                              else f'pytest -m "{OTHERS}"')  # fmt: skip
+        chosen = "" if "proofs" in wanted else " and not proof"
+        found["lab"] += [f'pytest -m "lab{chosen}" --durations=20'] if lab else []
+        found["tests"].append(apart(f'pytest {workers} --durations=20 -m "{OTHERS}{chosen}"', network=False) if root
+                              else f'pytest -m "{OTHERS}{chosen}"')  # fmt: skip
         found["index"].append('pytest -m "index and not lab"')
     if not root:  # ports are shared, so one thing at a time
         found = {"lint": found["lint"], "tests": [*found["roles"], *found["index"], *found["tests"]]}

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ENVIRONMENT, Fleet, processes_with, wait_until
@@ -27,7 +28,7 @@ def test_the_file_has_what_was_seen_and_neither_names_nor_secrets() -> None:
         "oom-real": not_applicable("no GPU here"),
         "rank-killed": failed("a|b\nHunter22 was said by LAB-PC1"),
     }
-    facts = {
+    facts: dict[str, dict[str, Any]] = {
         "lab-pc1": {"system": "Windows-11", "GPUs": ["RTX 4090, driver 580.1", "RTX 3090, driver 580.1"]},
         "lab-pc10": {"torch": "2.13.0"},
     }

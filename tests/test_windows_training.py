@@ -15,7 +15,7 @@ from conftest import ROOT, patience, wait_until
 from lab_place import LAB, SETTINGS
 from run_hosts import losses
 from windows_cluster import LAUNCHER, ONE, RANK, TWO, Cluster, added, begun, errors, tasks
-from windows_lab import Lab, in_the_lab, windows
+from windows_lab import Lab, in_the_lab
 
 pytestmark = in_the_lab
 
@@ -31,31 +31,6 @@ SWARM = "winfleet.transfer.swarm"
 DISK_MB = 260  # for the wheels, 64 MiB that stay free, and a file that leaves no room for them
 FILLER = "of somebody else"
 ARRIVED = 10_000_000  # bytes of the wheels, at which a transfer is in its middle
-# Each call tells what was asked for before.
-AWAKE = """
-import ctypes, sys
-sys.path.insert(0, {package!r})
-from winfleet.machine.windows import keep_awake
-keep_awake()
-set_state = ctypes.WinDLL("kernel32").SetThreadExecutionState
-set_state.restype = ctypes.c_uint32
-print(hex(set_state(ctypes.c_uint32(0x80000000))))
-"""
-# The task is registered and Windows does not start it. (Wine's desktop is started by the first PowerShell here, and keeps its pipes.)
-LAUNCH = """
-import subprocess, sys
-sys.path.insert(0, {package!r})
-from pathlib import Path
-from winfleet.runs import control
-control.LAUNCH_SECONDS = 2
-for words in (["-Command", "1"], ["-Command", "[Console]::In.ReadToEnd()"]):
-    subprocess.run(["powershell.exe", "-NoProfile", "-NonInteractive", *words], input=b"x", capture_output=True)
-given = {{"machine_rank": 0, "agent": "0" * 12, "python": sys.executable, "logon": "password"}}
-try:
-    control.launch(Path(sys.argv[1]), given, {{}}, "lab")
-except control.HostError as error:
-    print(error)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -404,37 +379,16 @@ def test_the_end_of_a_launcher_ends_its_ranks_and_the_run(cluster: Cluster) -> N
     cluster.wait_for_the_end(20)
 
 
-def test_a_launcher_keeps_its_pc_awake(lab: Lab, tmp_path: Path) -> None:
-    script = tmp_path / "awake.py"
-    script.write_text(AWAKE.format(package=windows(ROOT / "train")), "utf-8")
-    done = lab.command("run", lab.up(1)[0], PYTHON, windows(script))
-    assert done.stdout.split() == ["0x80000001"], done.stdout + done.stderr  # ES_CONTINUOUS and ES_SYSTEM_REQUIRED
-
-
-def test_a_task_that_windows_does_not_start_is_told_with_its_result_and_the_fix(lab: Lab, tmp_path: Path) -> None:
-    pc, script, folder = lab.up(1)[0], tmp_path / "launch.py", tmp_path / "home" / "runs" / "refused"
-    folder.mkdir(parents=True)
-    script.write_text(LAUNCH.format(package=windows(ROOT / "train")), "utf-8")
-    # Wine's desktop comes up with the first window, and would hold the pipes of whoever waits for what opens it.
-    opens = [
-        str(LAB),
-        "run",
-        pc,
-        PYTHON,
-        "-c",
-        "import subprocess; subprocess.run(['powershell.exe', '-Command', '1'])",
-    ]
-    subprocess.run(
-        opens, env=SETTINGS, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True
+def test_what_a_pc_shows_by_itself_is_proved(cluster: Cluster) -> None:
+    done = cluster.play(
+        "prove.yml", "fleet_prove_agreed=true", "fleet_prove_only=task-settings,task-runs,long-paths,keeps-awake"
     )
-    refused = f"$null = mkdir -Force C:\\lab\\tasks; Set-Content C:\\lab\\tasks\\launcher.refused {0x80070569 - 2**32}"
-    assert lab.command("run", pc, "powershell.exe", "-Command", refused).returncode == 0
-    try:
-        done = lab.command("run", pc, PYTHON, windows(script), windows(folder))
-    finally:
-        (lab.prefix(pc) / "lab" / "tasks" / "launcher.refused").unlink()
-    words = "the launcher said nothing within 2 s, and Windows says 0x80070569 of its scheduled task: this account may not sign in as a batch job"
-    assert done.stdout.splitlines()[:1] == [words], done.stdout + done.stderr
-    assert "[task-batch]\n  hint: in secpol.msc, " in done.stdout.replace("\r", "")
-    task = "$t = Get-ScheduledTask -TaskPath '\\winfleet\\' -TaskName launcher; $t.Principal.LogonType, $t.Settings.MultipleInstances"
-    assert lab.command("run", pc, "powershell.exe", "-Command", task).stdout.split() == ["Password", "Parallel"]
+    assert (done.returncode, ": 3 proved, 0 failed, 1 not applicable" in done.stdout) == (0, True), done.stdout
+
+
+@pytest.mark.proof
+def test_all_that_two_pcs_can_show_is_proved(cluster: Cluster) -> None:
+    done = cluster.play("prove.yml", "fleet_prove_agreed=true", seconds=1200)
+    red = re.findall("^  failed: ([a-z-]+): ", done.stdout, re.MULTILINE)
+    assert set(red) <= {"prediction"}, done.stdout  # a machine in use has another speed
+    assert re.search(r": 1\d proved", done.stdout), done.stdout
