@@ -92,6 +92,13 @@ def test_a_pc_without_internet_makes_the_environment_and_trains(door: Door, whee
 
 
 @in_the_lab
+@pytest.mark.proof
+def test_a_pc_by_itself_proves_what_it_can(door: Door, wheels: Path) -> None:
+    status, said = door.open("-Auto", "-Prove", "-Python", PYTHON, "-Uv", UV, "-Wheels", windows(wheels), "--", "--yes")
+    assert (status, ", 0 failed, " in said) == (0, True), said
+
+
+@in_the_lab
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

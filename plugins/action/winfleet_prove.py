@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import ssl
 import subprocess
 import sys
@@ -28,25 +27,15 @@ from winfleet.proofs.claims_table import PROVED_BY_PROGRAM
 from winfleet.proofs.on_host import RUNS, WINRM_HTTP, is_open
 from winfleet.proofs.outcome import FAILED, Outcome, failed, holds, not_applicable, proved, read_outcomes
 from winfleet.proofs.record import merge, summary, write
-from winfleet.proofs.trainings import Home, Said, Trainings
+from winfleet.proofs.trainings import LARGE, OUTPUT, SCRIPT, Home, Said, Trainings, lay_out
 from winfleet.rehearsal.prediction import rate
 from winfleet.support.archive import accounts_here, secrets_of_environment
 from winfleet.support.redaction import NAMES_OF_SECRETS
 from winfleet.view.speed import ends, speed_of
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-SCRIPT: Final = "증명 학습.py"  # a name with a blank and no ASCII
-OUTPUT: Final = "증명 결과"
-LARGE: Final = {
-    "batch_size": 4096,
-    "context": 1024,
-    "steps": 20,
-    "eval_every": 0,
-    "checkpoint_every": 0,
-}  # for a GPU of up to 24 GiB
-RENEW_DAYS: Final = (
-    3_000  # winrm_setup.ps1 takes no more; a certificate of worker_setup.ps1 lasts five years, a renewed one ten
-)
+# winrm_setup.ps1 takes no more days; a certificate of worker_setup.ps1 lasts five years, a renewed one ten.
+RENEW_DAYS: Final = 3_000
 CONNECT_SECONDS: Final = 10.0
 
 
@@ -177,8 +166,7 @@ class Playbooks:
         self.options += [word for word in ("--limit", given.get("subset")) if given.get("subset")]
         folder.mkdir(parents=True)
         self.project = project  # not below logs/, which git ignores
-        shutil.copy(ROOT / "train" / "train.py", project / SCRIPT)
-        shutil.copy(ROOT / "train" / "train_config.py", project)
+        lay_out(ROOT / "train", project)
 
     def start(self, name: str, **settings: Any) -> None:
         """Starts a playbook; what it prints stands in the folder."""

@@ -6,9 +6,11 @@ They know a cluster by `Cluster` alone: the controller's playbooks are one, the 
 from __future__ import annotations
 
 import re
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Protocol
 
 from winfleet.core.status import Status, count
@@ -23,7 +25,23 @@ RATE_SECONDS: Final = 10.0  # over which a rank tells its rate
 MEASURED_SECONDS: Final = 30.0  # that a training goes on whose speed is measured
 STEPS: Final = 5  # after which a run has begun
 WITHIN: Final = 10.0  # percent, between predicted and measured
+SCRIPT: Final = "증명 학습.py"  # a name with a blank and no ASCII
+OUTPUT: Final = "증명 결과"
+LARGE: Final = {
+    "batch_size": 4096,
+    "context": 1024,
+    "steps": 20,
+    "eval_every": 0,
+    "checkpoint_every": 0,
+}  # too large for most GPUs
 TRAININGS: Final = ("trains", "korean-names", "stop-and-continue", "prediction", "rank-killed", "launcher-killed")
+
+
+def lay_out(trainer: Path, project: Path) -> None:
+    """Makes the proofs' own project of the folder of the default trainer. Raises OSError."""
+    project.mkdir(parents=True, exist_ok=True)
+    for name, new in (("train.py", SCRIPT), ("train_config.py", "train_config.py")):
+        shutil.copy(trainer / name, project / new)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,8 +211,3 @@ def compare(home: Home) -> Outcome:
         abs(difference) <= WITHIN,
         f"{home.predicted:.1f} {home.unit} predicted, {home.measured:.1f} measured ({difference:+.0f} %)",
     )
-
-
-def names_of(outcomes: Mapping[str, Outcome], state: str) -> list[str]:
-    """The claims of which that came."""
-    return [name for name, one in outcomes.items() if one.state == state]
