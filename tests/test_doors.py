@@ -53,7 +53,7 @@ class Doors:
         file = self.root.parent / "typed.cmd"
         file.write_bytes("\r\n".join([*sets, f"@{line}", ""]).encode("cp949"))
         done = self.lab.command("run", self.pc, str(file))
-        if NOT_STARTED.search(done.stdout + done.stderr):
+        if NOT_STARTED.search(done.stdout + done.stderr) or (done.returncode and not done.stdout + done.stderr):
             done = self.lab.command("run", self.pc, str(file))
         return done.returncode, done.stdout + done.stderr
 

@@ -46,8 +46,9 @@ class Door:
         """Its exit status, and what it printed. Where Wine could not start its first program it is tried again, once."""
         command = ("run", self.pc, "--policy", "Bypass", str(self.root / "scripts" / name), *words)
         done = self.lab.command(*command)
-        if "trying to start process" in done.stdout + done.stderr and NOT_STARTED in done.stdout + done.stderr:
-            done = self.lab.command(*command)
+        said = done.stdout + done.stderr
+        if done.returncode and (not said or ("trying to start process" in said and NOT_STARTED in said)):
+            done = self.lab.command(*command)  # what fails without a word was not run either
         return done.returncode, done.stdout + done.stderr
 
 

@@ -1,19 +1,15 @@
 """Faults planted on Windows PCs of the lab: one preflight names each on its host, with its fix, before anything is changed."""
 
-import contextlib
-import os
 import re
-import select
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import wait_until
-from lab_place import LAB, NET, SETTINGS
-from windows_cluster import ONE, TWO, Cluster, added, errors
-from windows_lab import Lab, in_the_lab, windows
+from lab_place import LAB, NET
+from windows_cluster import ONE, TWO, Cluster, added, errors, stranger
+from windows_lab import Lab, in_the_lab
 
 pytestmark = in_the_lab
 
@@ -37,13 +33,6 @@ Write-LabState $state
 """
 GPU = "NVIDIA GeForce RTX 3060, {driver}, 12288, GPU-1, 5100, 8.6\n"
 GAME = "GPU-1, 4242, C:\\games\\게임.exe, 7000\n"
-STRANGER = """
-import os, socket, sys, time
-with socket.create_server(("0.0.0.0", int(sys.argv[1]))):
-    print(os.getpid(), flush=True)
-    time.sleep(600)
-"""
-
 EXPECTED = (
     "controller: fleet_project: no folder /nowhere",
     "controller: fleet_data: no folder /no/data",
@@ -88,26 +77,6 @@ def planted(lab: Lab, tmp_path: Path) -> Iterator[Cluster]:
         cluster.hosts[ONE] = {"fleet_processes": 2}
         cluster.hosts[TWO] = {"fleet_address": NOBODY, "fleet_home": "Q:\\winfleet", "uv_env_interpreter": python}
         yield cluster
-
-
-@contextlib.contextmanager
-def stranger(cluster: Cluster, host: str, port: int) -> Iterator[int]:
-    """A program of someone else that listens on a port of a PC; its process id there."""
-    script = cluster.folder / "stranger.py"
-    script.write_text(STRANGER, "utf-8")
-    command = [str(LAB), "run", host.lower(), r"C:\lab\python\python.exe", windows(script), str(port)]
-    with subprocess.Popen(command, env=SETTINGS, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout
-            output = process.stdout
-            line = wait_until(
-                lambda: select.select([output], [], [], 0)[0] and output.readline(), 60, "the stranger's number"
-            )
-            yield int(line)
-        finally:
-            for pid in cluster.processes(host, script.name):
-                os.kill(pid, 9)
-            process.kill()
 
 
 def test_each_planted_fault_is_named_on_its_host_before_anything_is_changed(planted: Cluster) -> None:

@@ -136,6 +136,18 @@ def rows(logs: Path) -> dict[str, str]:
     }
 
 
+def test_each_host_proves_what_it_shows_by_itself(fleet: Fleet, file_of_proofs: Path) -> None:
+    done = fleet.play("prove.yml", AGREED, "fleet_prove_only=task-runs,long-paths,task-settings")
+    assert done.returncode == 0, done.stdout
+    assert rows(file_of_proofs) == {
+        "Claim": "",
+        "task-runs": "proved",
+        "long-paths": "proved",
+        "task-settings": "not applicable",
+    }
+
+
+@pytest.mark.proof
 def test_a_planted_fault_turns_its_claim_red_and_no_other(fleet: Fleet, file_of_proofs: Path) -> None:
     """Checkpoints go away while the run is stopped."""
     over = threading.Event()

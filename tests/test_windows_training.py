@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, patience, wait_until
 from lab_place import LAB, SETTINGS
 from run_hosts import losses
-from windows_cluster import LAUNCHER, ONE, RANK, TWO, Cluster, added, begun, errors, tasks
+from windows_cluster import LAUNCHER, ONE, RANK, TWO, Cluster, added, begun, errors, stranger, tasks
 from windows_lab import Lab, in_the_lab
 
 pytestmark = in_the_lab
@@ -379,11 +379,29 @@ def test_the_end_of_a_launcher_ends_its_ranks_and_the_run(cluster: Cluster) -> N
     cluster.wait_for_the_end(20)
 
 
-def test_what_a_pc_shows_by_itself_is_proved(cluster: Cluster) -> None:
-    done = cluster.play(
-        "prove.yml", "fleet_prove_agreed=true", "fleet_prove_only=task-settings,task-runs,long-paths,keeps-awake"
+def test_what_a_pc_shows_by_itself_is_proved_and_a_planted_fault_turns_its_claim_red(cluster: Cluster) -> None:
+    """Somebody listens where WinRM without encryption would, and a rule lets the others in."""
+    script = cluster.folder / "rule.ps1"
+    script.write_text(
+        "New-NetFirewallRule -Name planted -DisplayName planted -Direction Inbound -Protocol TCP -LocalPort 5985 | Out-Null\n",
+        "utf-8-sig",
     )
-    assert (done.returncode, ": 3 proved, 0 failed, 1 not applicable" in done.stdout) == (0, True), done.stdout
+    assert cluster.lab.run(TWO.lower(), script) == ""
+    try:
+        with stranger(cluster, TWO, 5985):
+            done = cluster.play(
+                "prove.yml",
+                "fleet_prove_agreed=true",
+                "fleet_prove_only=task-settings,task-runs,long-paths,keeps-awake,port-scan",
+            )
+    finally:
+        script.write_text("Remove-NetFirewallRule -Name planted\n", "utf-8-sig")
+        assert cluster.lab.run(TWO.lower(), script) == ""
+    assert ": 3 proved, 1 failed, 1 not applicable\n" in done.stdout, done.stdout
+    assert f"  failed: port-scan: {TWO}: port 5985 is open; {ONE}: {TWO}: port 5985 is open\n" in done.stdout, (
+        done.stdout
+    )
+    assert "error: not proved: port-scan\n" in done.stdout
 
 
 @pytest.mark.proof

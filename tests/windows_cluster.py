@@ -1,7 +1,9 @@
 """Two Windows PCs of the lab as a cluster, on which the playbooks run as a user types them."""
 
 import contextlib
+import os
 import re
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,10 +13,19 @@ from typing import Any
 import yaml
 from conftest import ENVIRONMENT, ROOT, Fleet, wait_until
 from lab_place import LAB, PREFIX, SETTINGS
-from windows_lab import Lab
+from windows_lab import Lab, windows
 
 ONE, TWO = f"{PREFIX}1".upper(), f"{PREFIX}2".upper()
 LAUNCHER, RANK = "winfleet.launch", "winfleet.runner"
+
+
+# Somebody else's program: listens on a port, and says its number.
+STRANGER = """
+import os, socket, sys, time
+with socket.create_server(("0.0.0.0", int(sys.argv[1]))):
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+"""
 
 
 @contextlib.contextmanager
@@ -80,6 +91,26 @@ class Cluster(Fleet):
     def rank_log(self, run: str, host: str, rank: int) -> str:
         path = self.home(host) / "runs" / run / f"rank{rank}.log"
         return path.read_text("utf-8", "replace") if path.exists() else ""
+
+
+@contextlib.contextmanager
+def stranger(cluster: Cluster, host: str, port: int) -> Iterator[int]:
+    """A program of someone else that listens on a port of a PC; its process id there."""
+    script = cluster.folder / "stranger.py"
+    script.write_text(STRANGER, "utf-8")
+    command = [str(LAB), "run", host.lower(), r"C:\lab\python\python.exe", windows(script), str(port)]
+    with subprocess.Popen(command, env=SETTINGS, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            output = process.stdout
+            line = wait_until(
+                lambda: select.select([output], [], [], 0)[0] and output.readline(), 60, "the stranger's number"
+            )
+            yield int(line)
+        finally:
+            for pid in cluster.processes(host, script.name):
+                os.kill(pid, 9)
+            process.kill()
 
 
 @contextlib.contextmanager
