@@ -73,11 +73,11 @@ def lanes(wanted: set[str]) -> dict[str, list[str]]:
             apart(f'pytest {workers} -m "{QUICK}"', network=False) if root else f'pytest -m "{QUICK}"'
         )
     if "molecule" in wanted:
-        on_pcs = lab and "proofs" in wanted  # the way of a run; else the lab's tests go it on Windows
         if lab:
-            scenarios = (*(("default",) if on_pcs else ()), "winrm_setup", "firewall", "power_plan")
-            found["windows"].append(molecule("windows", *scenarios, local=False))
-        linux = molecule("linux", *(() if on_pcs else ("default",)), "launch", "data_sync", "accelerate_config")
+            found["windows"].append(
+                molecule("windows", "default", "winrm_setup", "firewall", "power_plan", local=False)
+            )
+        linux = molecule("linux", *(() if lab else ("default",)), "launch", "data_sync", "accelerate_config")
         found["roles"].append(apart(linux, network=True) if root else linux)
         found["index"].append(molecule("index", "uv_env"))
     if "pytest" in wanted:

@@ -410,12 +410,3 @@ def test_all_that_two_pcs_can_show_is_proved(cluster: Cluster) -> None:
     red = re.findall("^  failed: ([a-z-]+): ", done.stdout, re.MULTILINE)
     assert set(red) <= {"prediction"}, done.stdout  # a machine in use has another speed
     assert re.search(r": 1\d proved", done.stdout), done.stdout
-
-
-def test_at_last_all_of_it_is_taken_away(cluster: Cluster) -> None:
-    done = cluster.play("remove.yml")
-    assert done.returncode == 0, done.stdout
-    for host in cluster.hosts:
-        assert not cluster.home(host).exists()
-        state = json.loads((cluster.lab.prefix(host.lower()) / "lab" / "state.json").read_text("utf-8"))
-        assert [name for name in state.get("tasks") or {} if "winfleet" in name] == []
