@@ -3,7 +3,8 @@
 import subprocess
 from pathlib import Path
 
-from conftest import ROOT
+import pytest
+from conftest import ROOT, patience
 from lab_place import LAB, SETTINGS
 from windows_lab import Lab, in_the_lab, windows
 
@@ -44,6 +45,7 @@ def test_a_launcher_keeps_its_pc_awake(lab: Lab, tmp_path: Path) -> None:
     assert done.stdout.split() == ["0x80000001"], done.stdout + done.stderr  # ES_CONTINUOUS and ES_SYSTEM_REQUIRED
 
 
+@pytest.mark.proof  # alone its first PowerShell holds the lab's pipes: to be looked into
 def test_a_task_that_windows_does_not_start_is_told_with_its_result_and_the_fix(lab: Lab, tmp_path: Path) -> None:
     pc, script, folder = lab.up(1)[0], tmp_path / "launch.py", tmp_path / "home" / "runs" / "refused"
     folder.mkdir(parents=True)
@@ -58,7 +60,13 @@ def test_a_task_that_windows_does_not_start_is_told_with_its_result_and_the_fix(
         "import subprocess; subprocess.run(['powershell.exe', '-Command', '1'])",
     ]
     subprocess.run(
-        opens, env=SETTINGS, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True
+        opens,
+        env=SETTINGS,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=True,
+        timeout=patience(120),
     )
     refused = f"$null = mkdir -Force C:\\lab\\tasks; Set-Content C:\\lab\\tasks\\launcher.refused {0x80070569 - 2**32}"
     assert lab.command("run", pc, "powershell.exe", "-Command", refused).returncode == 0
