@@ -125,11 +125,8 @@ def in_a_script(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.mark.parametrize("code", FAILURES_IN_A_SCRIPT)
 def test_a_failure_in_a_script_finds_its_cause(code: str, in_a_script: dict[str, str]) -> None:
-    cuda = torch.version.cuda and code in (
-        "nccl-missing",
-        "cuda-build",
-    )  # a build for GPUs has other words where there is none
-    assert code_of(in_a_script[code]) == ("no-gpu" if cuda else code), in_a_script[code]
+    of_cuda = torch.version.cuda and code in ("nccl-missing", "cuda-build")  # that build has other words without a GPU
+    assert code_of(in_a_script[code]) == ("no-gpu" if of_cuda else code), in_a_script[code]
 
 
 @pytest.fixture(scope="module")

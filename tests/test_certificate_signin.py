@@ -6,7 +6,6 @@ import subprocess
 
 import yaml
 from conftest import ROOT
-from programs import call
 from test_docs import blocks
 from windows_lab import MASTER, PASSWORD, NewPc, in_the_lab, windows
 
@@ -21,35 +20,24 @@ $credential = New-Object Management.Automation.PSCredential 'lab', $password
 """
 
 
-def ping(pc: NewPc, of_the_guide: dict[str, str]) -> str:
-    """What Ansible says, which has no password."""
-    trust = pc.folder / "pc.pem"
-    trust.write_text(pc.worker()["certificate"])
-    variables = {
-        "ansible_connection": "winrm", "ansible_port": 5986, "ansible_user": "lab", "ansible_winrm_ca_trust_path": str(trust),
-        "ansible_winrm_server_cert_validation": "validate", **of_the_guide,
-    }  # fmt: skip
-    words = ("-i", f"{pc.address},", "-m", "ansible.windows.win_ping", "-e", json.dumps(variables))
-    done = call("ansible", "all", *words)
-    return done.stdout + done.stderr
-
-
 @in_the_lab
 def test_the_guides_lines_sign_in_by_a_certificate_without_a_password(pc: NewPc) -> None:
     (key,), there, variables = (lines for _, lines in blocks(SECTION))
     subprocess.run(shlex.split(key), cwd=pc.folder, check=True, capture_output=True)
     settings = yaml.safe_load("\n".join(variables).replace("/home/me/keys", str(pc.folder)))
     pc.setup("-MasterIP", MASTER)
+    trust = pc.folder / "pc.pem"
+    trust.write_text(pc.worker()["certificate"])
     refused = "certificate: the specified credentials were rejected by the server"
-    assert refused in ping(pc, settings)
+    assert refused in pc.win_ping(trust, settings)
 
     typed = "\n".join(there)
     assert typed.count(ASKED) == 1
     said = pc.do(CREDENTIAL.format(folder=windows(pc.folder)) + typed.replace(ASKED, "$credential"))
     assert "error" not in said.lower(), said
-    assert "pong" in ping(pc, settings)
+    assert "pong" in pc.win_ping(trust, settings)
 
     state = pc.raw()
     state["clientcertificates"][0]["Password"] = "of before"  # the account has a new one since
     (pc.lab.prefix(pc.name) / "lab" / "state.json").write_text(json.dumps(state))
-    assert refused in ping(pc, settings)
+    assert refused in pc.win_ping(trust, settings)

@@ -8,12 +8,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import ENVIRONMENT, Fleet, processes_with, wait_until
 from programs import call
-from winfleet.proofs import on_host
+from winfleet.core.status import Rank, Status
+from winfleet.proofs import on_host, trainings
 from winfleet.proofs.claims_table import PROVED_BY_PROGRAM
 from winfleet.proofs.outcome import Outcome, failed, not_applicable, proved, read_outcomes
 from winfleet.proofs.record import merge, summary, write
@@ -77,6 +79,18 @@ def test_a_prediction_holds_within_a_tenth(measured: float | None, state: str) -
 def test_an_error_is_said_rather_than_the_line_behind_it() -> None:
     assert Said(code=1, text="Check\nerror: PC1: no\n  hint: yes\n").last_error == "error: PC1: no"
     assert Said(code=1, text="\n\n").last_error == "it said nothing"
+
+
+def test_a_training_that_goes_on_without_its_rank_is_stopped_and_its_claim_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainings, "END_SECONDS", 0.1)
+    stopped: list[str] = []
+    trains = Status(run="r", host="pc1", machine_rank=0, state="running", world_size=1, ranks=(Rank(rank=0, step=99),))
+    cluster: Any = SimpleNamespace(
+        hosts=["pc1"], begin=lambda *_: None, look=lambda _: [trains], end=lambda *_: [], ended=lambda: False, stop=stopped.append
+    )  # fmt: skip
+    found = trainings.Trainings(cluster, "1", print, wanted=["rank-killed"]).prove()
+    assert found == {"rank-killed": failed("it went on for 0 s and had to be stopped")}
+    assert stopped == ["proof-1-rank"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="processes as Linux has them")
@@ -200,7 +214,7 @@ def test_a_pc_by_itself_proves_what_it_can(tmp_path: Path) -> None:
     )
     done = call(*command, "--yes", "--only", "ctrl-c,rank-killed,launcher-killed,port-scan", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert rows(tmp_path) == {
+    assert rows(tmp_path / "logs") == {
         "Claim": "", "port-scan": "not applicable", **dict.fromkeys(("ctrl-c", "rank-killed", "launcher-killed"), "proved"),
     }  # fmt: skip
     assert list((tmp_path / "home").iterdir()) == []

@@ -4,7 +4,6 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,22 +11,12 @@ import yaml
 from conftest import wait_until
 from lab_place import NET
 from made_files import certificate
-from programs import call
 from windows_lab import MASTER, PASSWORD, SCRIPT, NewPc, in_the_lab, windows
 
 OTHER = f"{NET}.9"  # another master
 
 
-def win_ping(pc: NewPc, trust: Path) -> str:
-    """What Ansible says over NTLM, with the certificate checked."""
-    variables = {
-        "ansible_connection": "winrm", "ansible_port": 5986, "ansible_winrm_transport": "ntlm", "ansible_user": "lab",
-        "ansible_winrm_server_cert_validation": "validate", "ansible_winrm_ca_trust_path": str(trust),
-        "ansible_password": PASSWORD,
-    }  # fmt: skip
-    words = ("-i", f"{pc.address},", "-m", "ansible.windows.win_ping", "-e", json.dumps(variables))
-    done = call("ansible", "all", *words)
-    return done.stdout + done.stderr
+BY_PASSWORD = {"ansible_winrm_transport": "ntlm", "ansible_password": PASSWORD}
 
 
 @in_the_lab
@@ -45,9 +34,9 @@ def test_a_new_pc_is_opened_to_the_master_alone_once_and_all_is_taken_back(pc: N
     pc.assert_open()
     trust, other = pc.folder / "pc1.pem", certificate(pc.folder, pc.name.upper())
     trust.write_text(pc.worker()["certificate"])
-    assert "pong" in win_ping(pc, trust)
+    assert "pong" in pc.win_ping(trust, BY_PASSWORD)
     trust.write_text(other)
-    assert "certificate verify failed" in win_ping(pc, trust)
+    assert "certificate verify failed" in pc.win_ping(trust, BY_PASSWORD)
     opened, raw, worker = pc.state(), pc.raw(), pc.worker()
     assert (opened["service"], opened["policy"], opened["sessions"]) == ("Running Automatic", 1, True)
     assert opened["wsman"]["Client\\TrustedHosts"] == MASTER

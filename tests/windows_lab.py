@@ -8,7 +8,7 @@ import re
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 import yaml
 from conftest import ROOT, patience, wait_until
 from lab_place import FOLDER, LAB, NET, PREFIX, SETTINGS, why_no_lab
+from programs import call
 
 SCRIPT = ROOT / "scripts" / "worker_setup.ps1"
 MASTER, PASSWORD, ADAPTER = f"{NET}.1", "lab", "이더넷"
@@ -215,6 +216,16 @@ class Pc:
     def setup_by_itself(self, *arguments: str) -> str:
         """The same in a PowerShell of its own, as worker_setup.cmd starts it."""
         return self.lab.run(self.name, self.script, *arguments)
+
+    def win_ping(self, trust: Path, variables: Mapping[str, Any]) -> str:
+        """What Ansible says that signs in as lab, with the certificate checked; `variables` say by what."""
+        usual = {
+            "ansible_connection": "winrm", "ansible_port": 5986, "ansible_user": "lab",
+            "ansible_winrm_server_cert_validation": "validate", "ansible_winrm_ca_trust_path": str(trust),
+        }  # fmt: skip
+        words = ("-i", f"{self.address},", "-m", "ansible.windows.win_ping", "-e", json.dumps({**usual, **variables}))
+        done = call("ansible", "all", *words)
+        return done.stdout + done.stderr
 
     def close(self) -> None:
         if self.window:

@@ -23,11 +23,11 @@ from winfleet.controller.fetching import SLOW
 from winfleet.core.files import write_atomic
 from winfleet.core.status import Status, StatusError, fetch, read_file
 from winfleet.preflight.problems import read_names
-from winfleet.proofs.claims_table import PROVED_BY_PROGRAM
+from winfleet.proofs.claims_table import chosen
 from winfleet.proofs.on_host import RUNS, WINRM_HTTP, is_open
 from winfleet.proofs.outcome import FAILED, Outcome, failed, holds, not_applicable, proved, read_outcomes
 from winfleet.proofs.record import merge, summary, write
-from winfleet.proofs.trainings import LARGE, OUTPUT, SCRIPT, Home, Said, Trainings, lay_out
+from winfleet.proofs.trainings import LARGE, OUTPUT, SCRIPT, Home, Said, Trainings, judge_large, lay_out
 from winfleet.rehearsal.prediction import rate
 from winfleet.support.archive import accounts_here, secrets_of_environment
 from winfleet.support.redaction import NAMES_OF_SECRETS
@@ -44,12 +44,10 @@ class ActionModule(Action):
 
     def act(self) -> dict[str, Any]:
         """Proves it."""
-        only = read_names(self.given["only"])
-        if unknown := [name for name in only if name not in PROVED_BY_PROGRAM]:
-            raise AnsibleActionFail(
-                f"fleet_prove_only: {', '.join(unknown)} is no claim that a program proves\n"
-                f"  hint: these are: {', '.join(PROVED_BY_PROGRAM)}"
-            )
+        try:
+            wanted = chosen(read_names(self.given["only"]))
+        except ValueError as error:
+            raise AnsibleActionFail(f"fleet_prove_only: {error}".replace("\nhint:", "\n  hint:")) from None
         if context.CLIARGS.get("ask_vault_pass") or context.CLIARGS.get("ask_pass"):
             raise AnsibleActionFail(
                 "the proofs start playbooks of their own, which cannot ask for a password each time\n"
@@ -60,7 +58,7 @@ class ActionModule(Action):
         stamp = time.strftime("%Y%m%d-%H%M%S")
         with tempfile.TemporaryDirectory(prefix="winfleet-proof-") as project:
             cluster = Playbooks(self, self.path("logs") / f"{RUNS}{stamp}", Path(project))
-            found = self.prove(cluster, stamp, set(only or PROVED_BY_PROGRAM))
+            found = self.prove(cluster, stamp, wanted)
         path = cluster.folder.with_suffix(".md")
         secrets, accounts = self.not_for_strangers()
         write_atomic(path, write(found, self.facts(), secrets, accounts))
@@ -80,7 +78,11 @@ class ActionModule(Action):
             "oom-real": lambda: self.out_of_memory(cluster, f"{RUNS}{stamp}-oom"),
             "ctrl-c": lambda: not_applicable("launch_distributed.cmd -Prove proves it, at one PC"),
         }
-        found |= {name: proof() for name, proof in proofs.items() if name in wanted}
+        for name in wanted & set(proofs):
+            try:
+                found[name] = proofs[name]()
+            except OSError as error:  # what was found before is not lost for it
+                found[name] = failed(str(error))
         return found | {name: not_applicable("this system has none of it") for name in wanted - set(found)}
 
     def of_hosts(self) -> dict[str, Outcome]:
@@ -133,11 +135,7 @@ class ActionModule(Action):
         if not any(fact.get("GPUs") for fact in self.facts().values()):
             return not_applicable("no GPU here")
         cluster.train(run, LARGE)
-        said = cluster.finish()
-        text = next((line.strip() for line in said.text.splitlines() if "OOM on rank" in line), "")
-        if said.code == 0 and not text:
-            return not_applicable(f"a batch of {LARGE['batch_size']} fits")
-        return holds(said.code == 0 and bool(text), text or said.last_error)
+        return judge_large(cluster.finish())
 
     def not_for_strangers(self) -> tuple[set[str], set[str]]:
         """Secrets, and names of accounts."""
@@ -153,7 +151,7 @@ class Playbooks:
     def __init__(self, action: ActionModule, folder: Path, project: Path) -> None:
         self.hosts: Sequence[str] = action.names
         self.addresses = {name: str(action.of(name)["fleet_address"]) for name in self.hosts}
-        self.folder, self.number, self.say = folder, 0, action.say
+        self.folder, self.number = folder, 0
         self.process: subprocess.Popen[bytes] | None = None
         self.said = folder
         given = context.CLIARGS

@@ -23,17 +23,31 @@ from winfleet.core.errors import HostError
 from winfleet.core.files import write_atomic
 from winfleet.core.status import Status, read_file
 from winfleet.machine.hardware import gpu_names
-from winfleet.proofs.claims_table import PROVED_BY_PROGRAM
-from winfleet.proofs.on_host import GONE_SECONDS, NAME, prove, undo, wait_until_gone
-from winfleet.proofs.outcome import Outcome, failed, holds, not_applicable, read_outcomes
+from winfleet.preflight.problems import read_names
+from winfleet.proofs.claims_table import PROVED_BY_PROGRAM, chosen
+from winfleet.proofs.on_host import GONE_SECONDS, NAME, RUNS, end_in, prove, undo, wait_until_gone
+from winfleet.proofs.outcome import FAILED, Outcome, failed, holds, not_applicable, read_outcomes
 from winfleet.proofs.record import summary, write
-from winfleet.proofs.trainings import LARGE, OUTPUT, SCRIPT, Home, ProofError, Said, Trainings, lay_out
+from winfleet.proofs.trainings import (
+    BEGIN_SECONDS,
+    END_SECONDS,
+    LARGE,
+    OUTPUT,
+    SCRIPT,
+    Home,
+    ProofError,
+    Said,
+    Trainings,
+    judge_large,
+    lay_out,
+)
 from winfleet.runs.state import command_line
 from winfleet.support.archive import accounts_here
 
 TRAIN: Final = Path(__file__).resolve().parent.parent  # of this checkout
 ALONE: Final = "one PC by itself: ansible-playbook prove.yml proves it"
 ALONE_STEPS: Final = 100
+CREATE_NEW_CONSOLE: Final = 0x10  # winbase.h
 QUESTION: Final = """The proofs train on this PC for some minutes, with all its GPUs, and end ranks and launchers of their own.
 Nothing of yours is changed, and what they make is taken away. Type yes to begin: """
 
@@ -109,14 +123,8 @@ class OnePc:
     def end(self, host: str, run: str, what: str) -> Sequence[int]:
         """See Cluster."""
         del host
-        ranks = self.ranks(run)
-        if self.process is None or not ranks:
-            raise OSError(f"no {what} of run {run} lives")
-        if what == "launcher":
-            self.process.kill()
-            return wait_until_gone(ranks, "winfleet.runner")
-        os.kill(ranks[-1], 9)
-        return wait_until_gone(ranks[-1:], "winfleet.runner")
+        (status,) = self.place(run).glob("logs/*/*/status.json")
+        return end_in(status.parent, what)
 
     def ranks(self, run: str) -> list[int]:
         """Process ids of its ranks that live."""
@@ -154,11 +162,9 @@ def ctrl_c(pc: OnePc) -> Outcome:
     run = f"{NAME}-ctrl-c"
     go = pc.folder / "go"
     words = pc.command(run, {"steps": 100_000, "checkpoint_every": 0})
-    own: dict[str, Any] = (
-        {"creationflags": 0x10} if os.name == "nt" else {"start_new_session": True}
-    )  # CREATE_NEW_CONSOLE
+    own: dict[str, Any] = {"creationflags": CREATE_NEW_CONSOLE} if os.name == "nt" else {"start_new_session": True}
     process = pc.run(run, [sys.executable, "-m", "winfleet.proofs.ctrl_c", "--go", str(go), "--", *words], **own)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + BEGIN_SECONDS
     while not any(rank.step for status in pc.look(run) for rank in status.ranks) and time.monotonic() < deadline:
         if process.poll() is not None:
             return failed(pc.said(run, process.returncode).last_error)
@@ -166,10 +172,10 @@ def ctrl_c(pc: OnePc) -> Outcome:
     ranks = pc.ranks(run)
     go.touch()
     try:
-        code = process.wait(60)
+        code = process.wait(END_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
-        return failed("the launcher did not end within 60 s after Ctrl-C")
+        return failed(f"the launcher did not end within {END_SECONDS:.0f} s after Ctrl-C")
     left = wait_until_gone(ranks, "winfleet.runner")
     return holds(
         code == 3 and not left,
@@ -182,17 +188,11 @@ def out_of_memory(pc: OnePc) -> Outcome:
     if not gpu_names():
         return not_applicable("no GPU here")
     run = f"{NAME}-oom"
-    code = pc.run(run, pc.command(run, LARGE)).wait()
-    said = pc.said(run, code)
-    text = next((line.strip() for line in said.text.splitlines() if "OOM on rank" in line), "")
-    if code == 0 and not text:
-        return not_applicable(f"a batch of {LARGE['batch_size']} fits")
-    return holds(code == 0 and bool(text), text or said.last_error)
+    return judge_large(pc.said(run, pc.run(run, pc.command(run, LARGE)).wait()))
 
 
-def prove_all(home: Path, only: Sequence[str]) -> tuple[dict[str, Outcome], dict[str, Any]]:
+def prove_all(home: Path, wanted: set[str]) -> tuple[dict[str, Outcome], dict[str, Any]]:
     """Every claim that this PC can show; facts of it. Raises HostError, OSError."""
-    wanted = set(only or PROVED_BY_PROGRAM)
     means = {"python": sys.executable, "package": TRAIN, "logon": "interactive", "password": ""}
     try:
         told = prove(home, means)
@@ -217,26 +217,26 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--only", default="", help="names of claims, with commas (default: all)")
     given = parser.parse_args(words)
-    only = [name for name in given.only.split(",") if name]
     try:
-        if unknown := [name for name in only if name not in PROVED_BY_PROGRAM]:
-            raise HostError(
-                f"{', '.join(unknown)} is no claim that a program proves\nhint: these are: {', '.join(PROVED_BY_PROGRAM)}"
-            )
+        try:
+            wanted = chosen(read_names(given.only))
+        except ValueError as error:
+            raise HostError(str(error)) from None
         if not given.yes and (not sys.stdin.isatty() or input(QUESTION).strip() != "yes"):
             raise HostError("nobody agreed, so nothing was done\nhint: type yes, or give --yes")
         try:
-            found, facts = prove_all(given.home, only)
+            found, facts = prove_all(given.home, wanted)
         finally:
             undo(given.home)
-        path = Path(f"proof-{time.strftime('%Y%m%d-%H%M%S')}.md").resolve()
+        path = Path("logs", f"{RUNS}{time.strftime('%Y%m%d-%H%M%S')}.md").resolve()
+        path.parent.mkdir(exist_ok=True)
         write_atomic(path, write(found, {platform.node(): facts}, (), accounts_here()))
     except (HostError, OSError) as error:
         text = str(error)
         print(f"error: {text}{'' if 'hint:' in text else advise(text, 'this PC')}", file=sys.stderr)
         return 2
     print(f"Wrote {path}: {summary(found)}")
-    return 1 if any(one.state == "failed" for one in found.values()) else 0
+    return 1 if any(one.state == FAILED for one in found.values()) else 0
 
 
 if __name__ == "__main__":

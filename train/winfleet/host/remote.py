@@ -220,7 +220,7 @@ def prove(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
     if given["what"] == "undo":
         return {"changed": False, "undone": on_host.undo(home)}  # nothing of a proof is left once it is over
     if given["what"] != "host":
-        return {"changed": True, **on_host.end(home, given["run"], given["what"])}
+        return {"changed": True, "left": on_host.end(home, given["run"], given["what"])}
     told = on_host.prove(home, control.means(home, given, str(given.get("secrets", {}).get("task_password", ""))))
     scanned = {name: one.told() for name, one in on_host.scan(given["others"]).items()} if given["others"] else {}
     return {"changed": False, "facts": told["facts"], "outcomes": {**told["outcomes"], **scanned}}

@@ -105,12 +105,18 @@ def keep_awake() -> None:
     set_state(ES_CONTINUOUS | ES_SYSTEM_REQUIRED)  # it fails for flags that Windows does not know, and for nothing else
 
 
+def powershell(script: str) -> subprocess.CompletedProcess[bytes]:
+    """Runs a script to its end, without profile and questions. Raises OSError."""
+    command = ["powershell.exe", "-NoProfile", "-NonInteractive", "-Command", script]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+
+
 def task_result(name: str) -> str:
     """What Windows says of the last run of a task of ours, to stand behind a sentence; "" where it says nothing."""
-    ask = f"(Get-ScheduledTaskInfo -TaskPath '\\winfleet\\' -TaskName '{name}').LastTaskResult"
-    command = ["powershell.exe", "-NoProfile", "-NonInteractive", "-Command", ask]
     try:
-        said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False).stdout.split()
+        said = powershell(
+            f"(Get-ScheduledTaskInfo -TaskPath '\\winfleet\\' -TaskName '{name}').LastTaskResult"
+        ).stdout.split()
         result = int(said[-1]) % 2**32
     except (OSError, IndexError, ValueError):
         return ""

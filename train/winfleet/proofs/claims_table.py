@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from .claims import Claim
@@ -45,3 +46,12 @@ PROVED_BY_PROGRAM: Final = (
     "stop-and-continue",
     "prediction",
 )
+
+
+def chosen(names: Sequence[str]) -> set[str]:
+    """Those of PROVED_BY_PROGRAM that somebody names, all where he names none. Raises ValueError, with a hint."""
+    if unknown := [name for name in names if name not in PROVED_BY_PROGRAM]:
+        raise ValueError(
+            f"{', '.join(unknown)} is no claim that a program proves\nhint: these are: {', '.join(PROVED_BY_PROGRAM)}"
+        )
+    return set(names or PROVED_BY_PROGRAM)

@@ -11,15 +11,14 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from ..core.errors import HostError
-from ..core.files import end_of, read_object
-from ..machine.detached import start, why_silent
+from ..core.files import read_object
+from ..machine.detached import start
 from ..runs import control
 from ..runs.state import command_line, going_on, launcher_pid, read_status
 from .outcome import Outcome, failed, holds, not_applicable, proved, read_outcomes
@@ -60,8 +59,7 @@ def prove(home: Path, means: Mapping[str, Any]) -> dict[str, Any]:
         process = start(NAME, "winfleet.proofs.in_task", ["--folder", str(folder)], log, **means)
         control.wait_for(process, ALIVE_SECONDS, alive.exists)
         if not alive.exists():
-            words = end_of(log, 2_000).strip().splitlines()[-1:] or [f"it said nothing within {ALIVE_SECONDS:.0f} s"]
-            return {"outcomes": {"task-runs": failed(words[0] + why_silent(NAME)).told()}, "facts": {}}
+            return {"outcomes": {"task-runs": failed(control.last_words(log, NAME, ALIVE_SECONDS)).told()}, "facts": {}}
         if os.name == "nt":
             found, facts = of_windows(read_object(alive))
         else:
@@ -72,8 +70,7 @@ def prove(home: Path, means: Mapping[str, Any]) -> dict[str, Any]:
         found |= read_outcomes(told.get("outcomes"))
         facts |= told.get("facts") or {}
         if not told:
-            words = end_of(log, 2_000).strip().splitlines()[-1:] or [f"no result within {RESULT_SECONDS:.0f} s"]
-            found["task-runs"] = failed(words[0])
+            found["task-runs"] = failed(control.last_words(log, NAME, RESULT_SECONDS))
     finally:
         undo(home)
     return {"outcomes": {name: one.told() for name, one in found.items()}, "facts": facts}
@@ -97,10 +94,9 @@ def of_windows(alive: Mapping[str, Any]) -> tuple[dict[str, Outcome], dict[str, 
 
 def power_requests(python: str) -> Outcome:
     """Whether `powercfg /requests` names the task's python.exe; it takes an administrator, as WinRM's session is."""
-    done = subprocess.run(
-        ["powershell.exe", "-NoProfile", "-NonInteractive", "-Command", "powercfg /requests; exit $LASTEXITCODE"],
-        stdin=subprocess.DEVNULL, capture_output=True, check=False,
-    )  # fmt: skip
+    from winfleet.machine.windows import powershell
+
+    done = powershell("powercfg /requests; exit $LASTEXITCODE")
     said = " ".join((done.stdout + done.stderr).decode("utf-8", "replace").split())
     if done.returncode:
         return not_applicable(f"powercfg /requests does not answer here: {said[:200]}")
@@ -109,8 +105,9 @@ def power_requests(python: str) -> Outcome:
 
 def ask_powershell(script: str) -> dict[str, Any]:
     """The JSON object that a script prints last; {} where it prints none."""
-    command = ["powershell.exe", "-NoProfile", "-NonInteractive", "-Command", script]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    from winfleet.machine.windows import powershell
+
+    done = powershell(script)
     try:
         told = json.loads(done.stdout.decode("utf-8", "replace").strip().splitlines()[-1])
     except (IndexError, ValueError):
@@ -128,11 +125,12 @@ def undo(home: Path) -> list[str]:
     for folder in [*home.glob(f"runs/{RUNS}*"), home / NAME]:
         if folder.is_dir():
             end_task(folder)
-            shutil.rmtree(folder, ignore_errors=True)
-            undone.append(str(folder))
+            shutil.rmtree(folder, ignore_errors=True)  # what a scanner holds goes with the next proof
+            undone += [] if folder.exists() else [str(folder)]
     if os.name == "nt":
-        command = ["powershell.exe", "-NoProfile", "-NonInteractive", "-Command", UNREGISTER]
-        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        from winfleet.machine.windows import powershell
+
+        powershell(UNREGISTER)
     return undone
 
 
@@ -144,16 +142,22 @@ def end_task(folder: Path) -> None:
         wait_until_gone([pid], "winfleet.proofs.in_task")
 
 
-def end(home: Path, run: str, what: str) -> dict[str, Any]:
-    """Kills the `launcher` or the last `rank` of a run of ours here; {"pid", "left": its ranks that live on}. Raises HostError."""
-    folder = home / "runs" / run
+def end(home: Path, run: str, what: str) -> list[int]:
+    """Kills the `launcher` or the last `rank` of a run of ours here; its ranks that live on. Raises HostError."""
+    if not run.startswith(RUNS):
+        raise HostError(f"run {run} is none of the proofs'\nhint: stop it by stop.yml")
+    return end_in(home / "runs" / run, what)
+
+
+def end_in(folder: Path, what: str) -> list[int]:
+    """The same in the folder that has the status."""
     ranks = [rank.get("pid") for rank in read_status(folder).get("ranks", []) if isinstance(rank, dict)]
     pids = [pid for pid in ranks if isinstance(pid, int) and "winfleet.runner" in command_line(pid)]
     pid = launcher_pid(folder) if what == "launcher" else next(reversed(pids), None)
-    if not run.startswith(RUNS) or pid is None:
-        raise HostError(f"no {what} of run {run} lives here\nhint: look into {folder}")
+    if pid is None:
+        raise HostError(f"no {what} of run {folder.name} lives here\nhint: look into {folder}")
     os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-    return {"pid": pid, "left": wait_until_gone(pids if what == "launcher" else [pid], "winfleet.runner")}
+    return wait_until_gone(pids if what == "launcher" else [pid], "winfleet.runner")
 
 
 def wait_until_gone(pids: Sequence[int], word: str) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import winfleet
 from winfleet.core.reading import plain
-from winfleet.proofs.outcome import FAILED, STATES, Outcome
+from winfleet.proofs.outcome import FAILED, NOT_APPLICABLE, PROVED, STATES, Outcome
 from winfleet.support.redaction import Redactor
 
 MAX_FACT: Final = 200
@@ -22,9 +22,8 @@ The claims stand in docs/claims.md.
 
 def merge(of_hosts: Mapping[str, Outcome]) -> Outcome:
     """One outcome of a claim that several hosts proved: the worst, with what each saw."""
-    state = next(
-        state for state in ("failed", "proved", "not applicable") if state in {one.state for one in of_hosts.values()}
-    )
+    states = {one.state for one in of_hosts.values()}
+    state = next(state for state in (FAILED, PROVED, NOT_APPLICABLE) if state in states)
     said = {name: one.seen for name, one in of_hosts.items() if one.state == state}
     same = len(set(said.values())) == 1 and len(said) == len(of_hosts)
     return Outcome(

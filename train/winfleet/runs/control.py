@@ -98,15 +98,15 @@ def rehearse(home: Path, given: Mapping[str, Any], token: str, password: str) ->
     write_secrets(job, {**values, "home": str(home), "token": token, "controllers": controllers})
     process = start("rehearsal", "winfleet.rehearsal.host", ["--job", str(job)], log, **means(home, given, password))
     wait_for(process, READY_SECONDS, ready.exists)
-    said = ready.read_text("utf-8") if ready.exists() else last_words(log)
+    said = ready.read_text("utf-8") if ready.exists() else last_words(log, "rehearsal", READY_SECONDS)
     if said:
         raise HostError(f"the rehearsal did not start: {said}{advise(said, 'this host', LAUNCHER)}")
 
 
-def last_words(log: Path) -> str:
-    """The last line of a log file, or that it has none."""
+def last_words(log: Path, name: str, seconds: float) -> str:
+    """The last line of a log file, or that what was started under that name has written none for so long."""
     lines = end_of(log, 2_000).strip().splitlines()
-    return lines[-1] if lines else f"nothing was heard of it for {READY_SECONDS:.0f} s{why_silent('rehearsal')}"
+    return lines[-1] if lines else f"nothing was heard of it for {seconds:.0f} s{why_silent(name)}"
 
 
 def seen_controllers() -> list[str]:
