@@ -33,6 +33,8 @@ MOUNTS: Final = "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns"
 OTHERS: Final = "not lab and not index"
 QUICK: Final = f"{OTHERS} and not ansible and not long"
 COUNTED: Final = re.compile(r"(\d+) (passed|failed|skipped|error)")
+FAULT: Final = re.compile(r"^(FAILED |ERROR |fatal: |CRITICAL |.*: error: |.* failed=[1-9]|make: |Would reformat)")
+FAULTS, FAULT_LETTERS = 6, 300  # the last ones, repeated where one looks first
 
 
 def cores() -> int:
@@ -110,11 +112,14 @@ class Lane:
             os.killpg(self.process.pid, sign)
 
     def tell(self) -> str:
-        """Prints all that it said; the line for the summary."""
+        """Prints all that it said; the line for the summary, with what failed below it."""
         said = self.output.read_text("utf-8", "replace")
         seconds = time.monotonic() - self.begun
         print(f"\n== {self.name}, {seconds:.0f} s\n{said.strip()}", flush=True)
-        return f"{self.name}: {'passed' if self.process.returncode == 0 else 'FAILED'} in {seconds:.0f} s"
+        if self.process.returncode == 0:
+            return f"{self.name}: passed in {seconds:.0f} s"
+        faults = [line[:FAULT_LETTERS] for line in said.splitlines() if FAULT.match(line)] or said.splitlines()
+        return "\n  ".join([f"{self.name}: FAILED in {seconds:.0f} s", *faults[-FAULTS:]])
 
 
 def end_all(running: list[Lane]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, processes_with, wait_until
+from conftest import ROOT, wait_until
 from windows_lab import MASTER, Lab, in_the_lab, windows
 
 PYTHON, UV = "C:\\lab\\python\\python.exe", "C:\\lab\\python\\uv.exe"
@@ -71,16 +71,9 @@ class Doors:
 
     def press(self, over: threading.Event) -> None:
         while not over.wait(0.3):
-            for pid in self.processes("cmd.exe /d /c pause"):
+            for pid in self.lab.processes(self.pc, "cmd.exe /d /c pause"):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-
-    def processes(self, words: str) -> list[int]:
-        """Those of the PC with such words on their command line."""
-        inside = subprocess.run(
-            ["ip", "netns", "pids", self.pc], capture_output=True, text=True, check=False
-        ).stdout.split()
-        return [int(pid) for line in processes_with(words) if (pid := line.split()[0]) in inside]
 
     def path(self, name: str) -> str:
         return f'"{windows(self.root / "scripts" / name)}"'
@@ -146,7 +139,7 @@ def test_who_is_no_administrator_is_asked_and_the_elevated_copy_gets_every_word(
         status, said = doors.type(f"Y:\\scripts\\worker_setup.cmd {words}", {"PSModulePath": OF_SEVEN})
         assert (status, said) == (0, "")
         wait_until(
-            lambda: worker.exists() and not doors.processes("worker_setup.cmd --elevated"),
+            lambda: worker.exists() and not doors.lab.processes(doors.pc, "worker_setup.cmd --elevated"),
             60,
             "the end of the elevated copy",
         )

@@ -1,10 +1,13 @@
 """What a launcher and its task are to Windows, on one PC of the lab."""
 
+import contextlib
+import os
+import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from conftest import ROOT, patience
+from conftest import ROOT, wait_until
 from lab_place import LAB, SETTINGS
 from windows_lab import Lab, in_the_lab, windows
 
@@ -21,7 +24,7 @@ set_state = ctypes.WinDLL("kernel32").SetThreadExecutionState
 set_state.restype = ctypes.c_uint32
 print(hex(set_state(ctypes.c_uint32(0x80000000))))
 """
-# The task is registered and Windows does not start it. (Wine's desktop is started by the first PowerShell here, and keeps its pipes.)
+# The task is registered and Windows does not start it.
 LAUNCH = """
 import subprocess, sys
 sys.path.insert(0, {package!r})
@@ -38,6 +41,22 @@ except control.HostError as error:
 """
 
 
+@contextlib.contextmanager
+def desktop(lab: Lab, pc: str) -> Iterator[None]:
+    """Wine's desktop is there meanwhile: it comes with the first window, and would hold the pipes of whoever waits for that one."""
+    command = [str(LAB), "run", pc, "powershell.exe", "-Command", "Start-Sleep 600"]
+    with subprocess.Popen(
+        command, env=SETTINGS, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as window:
+        try:
+            wait_until(lambda: lab.processes(pc, "explorer.exe /desktop"), 60, "the desktop")
+            yield
+        finally:
+            window.kill()
+            for pid in lab.processes(pc, "Start-Sleep"):
+                os.kill(pid, signal.SIGKILL)
+
+
 def test_a_launcher_keeps_its_pc_awake(lab: Lab, tmp_path: Path) -> None:
     script = tmp_path / "awake.py"
     script.write_text(AWAKE.format(package=windows(ROOT / "train")), "utf-8")
@@ -45,35 +64,17 @@ def test_a_launcher_keeps_its_pc_awake(lab: Lab, tmp_path: Path) -> None:
     assert done.stdout.split() == ["0x80000001"], done.stdout + done.stderr  # ES_CONTINUOUS and ES_SYSTEM_REQUIRED
 
 
-@pytest.mark.proof  # alone its first PowerShell holds the lab's pipes: to be looked into
 def test_a_task_that_windows_does_not_start_is_told_with_its_result_and_the_fix(lab: Lab, tmp_path: Path) -> None:
     pc, script, folder = lab.up(1)[0], tmp_path / "launch.py", tmp_path / "home" / "runs" / "refused"
     folder.mkdir(parents=True)
     script.write_text(LAUNCH.format(package=windows(ROOT / "train")), "utf-8")
-    # Wine's desktop comes up with the first window, and would hold the pipes of whoever waits for what opens it.
-    opens = [
-        str(LAB),
-        "run",
-        pc,
-        PYTHON,
-        "-c",
-        "import subprocess; subprocess.run(['powershell.exe', '-Command', '1'])",
-    ]
-    subprocess.run(
-        opens,
-        env=SETTINGS,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        check=True,
-        timeout=patience(120),
-    )
     refused = f"$null = mkdir -Force C:\\lab\\tasks; Set-Content C:\\lab\\tasks\\launcher.refused {0x80070569 - 2**32}"
-    assert lab.command("run", pc, "powershell.exe", "-Command", refused).returncode == 0
-    try:
-        done = lab.command("run", pc, PYTHON, windows(script), windows(folder))
-    finally:
-        (lab.prefix(pc) / "lab" / "tasks" / "launcher.refused").unlink()
+    with desktop(lab, pc):
+        assert lab.command("run", pc, "powershell.exe", "-Command", refused).returncode == 0
+        try:
+            done = lab.command("run", pc, PYTHON, windows(script), windows(folder))
+        finally:
+            (lab.prefix(pc) / "lab" / "tasks" / "launcher.refused").unlink()
     words = "the launcher said nothing within 2 s, and Windows says 0x80070569 of its scheduled task: this account may not sign in as a batch job"
     assert done.stdout.splitlines()[:1] == [words], done.stdout + done.stderr
     assert "[task-batch]\n  hint: in secpol.msc, " in done.stdout.replace("\r", "")

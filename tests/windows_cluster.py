@@ -70,15 +70,8 @@ class Cluster(Fleet):
         return self.lab.prefix(host.lower()) / "winfleet"
 
     def processes(self, host: str, *words: str) -> dict[int, str]:
-        """Command lines with one of the words among a PC's processes, as Linux sees them, by their id there."""
-        pids = subprocess.run(["ip", "netns", "pids", host.lower()], capture_output=True, text=True, check=True).stdout
-        found = {}
-        for pid in pids.split():
-            with contextlib.suppress(OSError):
-                line = Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-                if any(word in line for word in words):
-                    found[int(pid)] = line
-        return found
+        """See Lab.processes."""
+        return self.lab.processes(host.lower(), *words)
 
     def of_runs(self, *words: str) -> list[str]:
         """Processes of runs on both PCs: launchers and ranks, or those that the words name."""

@@ -111,6 +111,17 @@ class Lab:
         subprocess.run([*inside, *mount], check=True, capture_output=True)
         return Path(f"/proc/{self.server(pc)}/root{folder}")
 
+    def processes(self, pc: str, *words: str) -> dict[int, str]:
+        """Command lines with one of the words among a PC's processes, as Linux sees them, by their id there."""
+        pids = subprocess.run(["ip", "netns", "pids", pc], capture_output=True, text=True, check=True).stdout
+        found = {}
+        for pid in pids.split():
+            with contextlib.suppress(OSError):
+                line = Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+                if any(word in line for word in words):
+                    found[int(pid)] = line
+        return found
+
     def address(self, pc: str) -> str:
         return f"{NET}.{10 + int(pc.removeprefix(PREFIX))}"
 
