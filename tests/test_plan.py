@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from builders import pcs
 from winfleet.core.plan import Host, Plan, PlanError, choose_backend
+from winfleet.core.sending import SENDING, Sending, SendingError
 
 
 def plan(**values: Any) -> Plan:
@@ -33,7 +34,8 @@ def test_plan_json_holds_all_of_the_plan(tmp_path: Path) -> None:
     written = plan(
         hosts=pcs(1, 2, adapter="이더넷 2", os="Windows", gpus=("RTX 4090", "RTX 4090")),
         command=("train.py", "--이름", 'a "b"'), code="0c0de0c0de00", config="steps: 3\n", backend="nccl",
-        mixed_precision="bf16", max_restarts=2, start_timeout_seconds=30, stuck_seconds=9, variables={"pc1": {"OMP_NUM_THREADS": "1"}},
+        mixed_precision="bf16", max_restarts=2, start_timeout_seconds=30, stuck_seconds=9,
+        sending=Sending(gradients="fp16", average_every=32, average_bits=4, average_outer=(0.7, 0.9)), variables={"pc1": {"OMP_NUM_THREADS": "1"}},
     )  # fmt: skip
     path = tmp_path / "plan.json"
     path.write_text(written.to_json(), "utf-8")
@@ -122,3 +124,34 @@ def test_plan_json_with_a_wrong_type_is_refused(change: dict[str, Any]) -> None:
 )
 def test_nccl_only_where_every_host_is_linux_with_gpus(kinds: list[tuple[str, tuple[str, ...]]], backend: str) -> None:
     assert choose_backend([host(os=system, gpus=gpus) for system, gpus in kinds]) == backend
+
+
+def test_a_plan_of_an_older_version_sends_gradients_on_each_step() -> None:
+    values = json.loads(plan().to_json())
+    del values["sending"]
+    assert Plan.from_json(json.dumps(values)).sending == Sending()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"average_bits": 7}, "fleet_average_bits: 7\nhint: 32, 16, 8, 4"),
+        ({"average_every": 1}, "fleet_average_every: 1\nhint: 2 or more"),
+        ({"average_outer": (0.7, 1.0)}, r"fleet_average_outer: \[0.7, 1\]\nhint: a learning rate"),
+    ],
+)
+def test_what_ranks_cannot_send_is_refused(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(SendingError, match=said):
+        Sending(**values)
+
+
+def test_ranks_know_of_averaging_where_there_are_several_hosts_alone() -> None:
+    environ = {SENDING: "of an earlier run"}
+    Sending().export([1, 1], environ)
+    assert environ == {}
+    Sending(average_every=32).export([2], environ)
+    assert environ == {}, "one host has nobody to average with"
+    Sending(average_every=32, gradients="fp16").export([2], environ)
+    assert Sending.of_environment(environ) == (Sending(gradients="fp16"), (2,))
+    Sending(average_every=32).export([2, 1], environ)
+    assert Sending.of_environment(environ) == (Sending(average_every=32), (2, 1))

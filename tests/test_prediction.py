@@ -24,7 +24,17 @@ from winfleet.rehearsal.allreduce import (
     ring_seconds,
     wire_seconds,
 )
-from winfleet.rehearsal.prediction import AllReduce, HostSpeed, Measured, Prediction, predict, predict_averaging, table
+from winfleet.rehearsal.prediction import (
+    AllReduce,
+    HostSpeed,
+    Measured,
+    Prediction,
+    averaging_seconds,
+    least_every,
+    predict,
+    predict_averaging,
+    table,
+)
 
 GIGABIT = RingLink(bytes_per_second=117e6, latency_seconds=1e-4)
 
@@ -195,7 +205,22 @@ def test_advice_is_the_same_prediction_with_the_setting_and_the_best_comes_first
     assert faster.link is not None
     assert faster.link.bytes_per_second == pytest.approx(1.177e9, rel=0.001)
     assert with_cable(base, 0.1) is None
+    averaging = next(advice for advice in found if advice.name == "averaging")
+    assert averaging.setting.startswith("fleet_average_every: 128, ")
+    assert averaging.gain == pytest.approx(predict_averaging(base, 128).samples_per_second / now)
+
+
+def test_an_average_costs_its_share_of_a_round_and_within_a_host_ranks_send_as_always() -> None:
+    base = measured()  # 105 million weights at 0.3 s a step
+    exchange = averaging_seconds(base, 2)
+    assert exchange == pytest.approx(105e6 * (1 + 1 / 256) / 117e6 + 105e6 * 1e-8, rel=0.01)
+    assert averaging_seconds(base, 2, 32) > 2.2 * exchange
     assert predict_averaging(base, 10**9).speed_up == pytest.approx(2)
+    assert predict_averaging(base, 10).step_seconds == pytest.approx(0.3 + exchange / 10)
+    assert [least_every(measured(gradient_bytes=size * MIB)) for size in (1, 100, 10_000)] == [8, 32, 128]
+    local = RingLink(bytes_per_second=1e9)
+    both = measured(pc(1, ranks=2), pc(2, ranks=2), local=local)
+    assert predict_averaging(both, 10**9).network_seconds == pytest.approx(predict(both, 2, 2).network_seconds)
 
 
 def test_nothing_is_advised_where_nothing_is_lost() -> None:

@@ -53,6 +53,12 @@ def test_names_that_are_not_ours_are_let_pass(name: str) -> None:
         ("fleet_secrets", [{"A": 1}], "a list"), ("uv_env_secrets", ["HTTPS_PROXY", "A-B"], "names of environment variables, as HTTPS_PROXY; 'A-B'"), ("fleet_environment", "A=1", "names with values, as -e '{\"fleet_environment\": "),
         ("fleet_state", "gone", "one of present, absent"), ("accelerate_config_mixed_precision", False, 'one of "no", fp16'),
         ("uv_env_python_version", 3.1, '"3.11" or newer, in quotes'), ("uv_env_torch_backend", "cuda", "auto, cpu, or a build"),
+        ("fleet_gradients", "bf16", "fp32 or fp16"), ("fleet_average_every", 1, "2 or more optimizer steps, or 0"),
+        ("fleet_average_every", -8, "2 or more optimizer steps, or 0"), ("fleet_average_every", "often", "a whole number"),
+        ("fleet_average_every", 2.5, "a whole number"), ("fleet_average_bits", 7, "32, 16, 8, 4"),
+        ("accelerate_config_average_bits", "x", "a whole number"), ("fleet_average_outer", [3, 0.5], "a learning rate above 0"),
+        ("fleet_average_outer", "1,1", "a learning rate above 0"), ("fleet_average_outer", [1], "two numbers, as [1.0, 0.5]"),
+        ("fleet_average_outer", None, "two numbers, as [1.0, 0.5]"),
     ],
 )  # fmt: skip
 def test_a_value_that_a_setting_cannot_have_is_refused_with_what_it_can_have(
@@ -69,6 +75,8 @@ def test_a_value_that_a_setting_cannot_have_is_refused_with_what_it_can_have(
         ("fleet_processes", "7"), ("fleet_processes", 0), ("fleet_free_disk_gb", "0.5"), ("fleet_follow", "no"), ("fleet_data", None),
         ("fleet_run", 20261129), ("fleet_warnings", "disk,power"), ("fleet_warnings", ["disk"]), ("fleet_environment", {"A": 1}),
         ("uv_env_python_version", 3.12), ("uv_env_torch_backend", "cu130"), ("uv_env_torch_backend", ""), ("winrm_setup_renew_days", -1),
+        ("fleet_average_every", "32"), ("fleet_average_every", 0), ("fleet_average_bits", "4"), ("fleet_average_outer", "0.7, 0.9"),
+        ("fleet_average_outer", [1.0, 0]), ("fleet_gradients", "fp16"),
     ],
 )  # fmt: skip
 def test_a_value_that_a_setting_can_have_is_let_pass(name: str, value: Any) -> None:

@@ -8,13 +8,14 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from winfleet.controller.actions import Action
 from winfleet.core.files import write_atomic
 from winfleet.core.plan import Plan, PlanError, choose_backend, lay_out_hosts
+from winfleet.core.sending import Sending, SendingError
 from winfleet.preflight.judge import split_command
 
 
 class ActionModule(Action):
     """winfleet_plan: returns {"plan", "path"}; the text is the same for all hosts. Where `logs` is empty it is not written."""
 
-    refused = (PlanError,)
+    refused = (PlanError, SendingError)
 
     def act(self) -> dict[str, Any]:
         """Makes it, and writes it where it is another."""
@@ -44,7 +45,7 @@ class ActionModule(Action):
             config=config.read_text("utf-8") if config else None, backend=choose_backend(hosts),
             mixed_precision=str(given["mixed_precision"]), max_restarts=int(given["max_restarts"]),
             start_timeout_seconds=int(given["start_timeout_seconds"]), stuck_seconds=int(given["stuck_seconds"]),
-            resume=boolean(given["resume"]),
+            resume=boolean(given["resume"]), sending=Sending.of_settings(given["sending"]),
             variables={name: own for name in names if (own := self._environment(name))},
         )  # fmt: skip
 

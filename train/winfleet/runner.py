@@ -18,8 +18,10 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.data.dataloader import DataLoader
 
+from winfleet import averaging
 from winfleet.core.files import send_output_to
 from winfleet.core.reading import plain
+from winfleet.core.sending import Sending
 from winfleet.libraries import install
 from winfleet.rank.aside import hide
 from winfleet.rank.meter import Meter
@@ -56,6 +58,20 @@ def leave_groups(stopper: Stopper) -> None:
         dist.destroy_process_group()
 
 
+def time_trial(steps: int) -> None:
+    """Has the rehearsal know how long a step takes."""
+    stopwatch = Stopwatch(steps, Path(os.environ["WINFLEET_TRIAL_FILE"]))
+    watch(stopwatch, batch_size)
+    atexit.register(stopwatch.write)  # of a script with fewer steps
+
+
+def watch_files(folder: Path | None) -> None:
+    """What the script writes is its own, and it does not see what was set aside."""
+    if folder is not None:
+        watch_writes(folder)
+        hide(folder)
+
+
 def run_command(command: list[str]) -> None:
     """Runs `script.py args…` or `-m package.module args…` as __main__ of this process.
 
@@ -86,9 +102,7 @@ def main() -> None:
     if address := os.environ.get("WINFLEET_ADDRESS"):
         bind_gloo(address)
     force_backend(os.environ.get("WINFLEET_BACKEND", "gloo" if os.name == "nt" else ""), meter)
-    if folder is not None:
-        watch_writes(folder)
-        hide(folder)
+    watch_files(folder)
     watch_waits(meter.clock)
     watch_torch(meter, stopper)
     watch_optimizers(meter)
@@ -98,16 +112,19 @@ def main() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 or os.environ.get("WINFLEET_TRIAL"):
         watch_spawning(lambda: meter.values["state"] in ("joined", "training"))
     if trial := os.environ.get("WINFLEET_TRIAL"):
-        stopwatch = Stopwatch(int(trial), Path(os.environ["WINFLEET_TRIAL_FILE"]))
-        watch(stopwatch, batch_size)
-        atexit.register(stopwatch.write)  # of a script with fewer steps
+        time_trial(int(trial))
+    elif sending := Sending.of_environment():
+        stopper.together = averaging.install(*sending, meter)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         meter.joined()
     try:
         run_command(sys.argv[1:])
+        stopper.together()  # others may still train
     except BaseException as error:
         if not isinstance(error, SystemExit) or error.code:
             atexit.unregister(leave_groups)  # the others are in the middle of something
+        else:
+            stopper.together()
         if folder is not None and is_out_of_memory(error):
             note_memory(error, meter).write(folder)
         raise

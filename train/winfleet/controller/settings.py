@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 import re
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
+
+from winfleet.core.sending import Sending, SendingError
 
 Option = Mapping[str, Any]  # of an argument_specs.yml: type, and where they are limited elements and choices
 Roles = Mapping[str, Mapping[str, Option]]  # owner of a prefix, "fleet" or a role -> name -> option
@@ -36,6 +39,7 @@ PATTERNS: Final[Mapping[str, tuple[str, str]]] = {
     "uv_env_python_version": (r"3\.(1[1-9]|[2-9]\d)", '"3.11" or newer, in quotes'),
     "uv_env_torch_backend": (r"auto|cpu|xpu|cu\d{2,3}|rocm[\d.]+|", "auto, cpu, or a build as cu130"),
 }
+SENDING: Final = frozenset(each.name for each in dataclasses.fields(Sending))  # behind the prefix
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a name that each system takes for a variable's
 VARIABLES: Final = frozenset(["uv_env_environment", "uv_env_secrets"])  # settings that name variables of a program
 TRUTHS: Final = frozenset(
@@ -125,6 +129,8 @@ def trouble_with(name: str, value: Any, option: Option) -> str:
     kind, choices = str(option.get("type", "str")), option.get("choices")
     if value is UNKNOWN:
         return ""
+    if (part := name.removeprefix("fleet_").removeprefix("accelerate_config_")) in SENDING:
+        return trouble_with_sending(part, value)
     if not is_of(kind, value):
         return WANTED[kind]
     if kind == "list" and any(not is_of(str(option.get("elements", "raw")), each) for each in value):
@@ -137,6 +143,15 @@ def trouble_with(name: str, value: Any, option: Option) -> str:
         return f"{WANTED[kind]} from {least} up"
     pattern, words = PATTERNS.get(name, (".*", ""))
     return words if kind == "str" and not re.fullmatch(pattern, str(value or ""), re.DOTALL) else ""
+
+
+def trouble_with_sending(part: str, value: Any) -> str:
+    """What is wanted instead of one of the settings of what ranks send; "" where it is fine."""
+    try:
+        Sending.of_settings({**dataclasses.asdict(Sending()), part: plain(value)})
+    except SendingError as error:
+        return str(error).partition("hint: ")[2]
+    return ""
 
 
 def trouble_with_variables(value: Iterable[Any]) -> str:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from winfleet.core.sending import Sending, SendingError
+
 # Each port has one meaning, the same on every host (the users' guide opens 29500-29504).
 RANKS_PORT, AGENTS_PORT, STATUS_PORT, SWARM_PORT, PROBE_PORT = range(29500, 29505)
 
@@ -70,6 +72,7 @@ class Plan:
     resume: bool = (
         True  # whether a library's trainer goes on from this run's newest checkpoint where its script gives none
     )
+    sending: Sending = dataclasses.field(default_factory=Sending)
     variables: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)  # host -> extra environment
 
     def __post_init__(self) -> None:
@@ -111,8 +114,9 @@ class Plan:
             values: dict[str, Any] = json.loads(text)
             values["hosts"] = tuple(Host(**{**host, "gpus": tuple(host["gpus"])}) for host in values["hosts"])
             values["command"] = tuple(values["command"])
+            values["sending"] = Sending.of_plan(values.get("sending"))
             return cls(**values)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, SendingError, json.JSONDecodeError) as error:
             raise PlanError(f"plan.json cannot be read: {error}\nhint: deploy again") from None
 
     @classmethod

@@ -78,6 +78,9 @@ class Rank:
     communication_seconds: float | None = None  # waiting for other ranks,
     compute_seconds: float | None = None  # and the rest
     gradient_bytes: int = 0
+    rounds: int = 0  # in which hosts have averaged their weights,
+    round_bytes: int = 0  # what this host has sent in them,
+    spread: float | None = None  # and how far its weights were from the mean in the last one, as a share of their norm
     batch_size: int | None = None  # samples of a micro-batch
     micro_batches: int | None = None  # backward passes of an optimizer step
     moves: int = 0  # batches, backward passes, collectives and steps so far

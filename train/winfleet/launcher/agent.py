@@ -55,6 +55,7 @@ class Stop:
         self.folder, self.board = folder, board
         self.asked_at: float | None = None  # monotonic seconds
         self._grace = 60.0
+        self._told = False  # how far our ranks are
         self._step: int | None = None
 
     def look(self, rendezvous: PlanRendezvous) -> None:
@@ -68,9 +69,14 @@ class Stop:
             self.asked_at, self._grace = now, grace_seconds(store.get("stop"))
             write_atomic(self.folder / STOPPING, "")
             self.board.say("Asked to stop: checkpoint, then exit", event=True)
-        if self._step is None and rendezvous.machine_rank == 0 and now - self.asked_at > SETTLE_SECONDS:
+        if not self._told and now - self.asked_at > SETTLE_SECONDS:
+            self._told = True  # hosts that average every few steps stand at different ones
             steps = max((rank.count for rank in self.board.status.ranks), default=0)
-            store.set("stop_at", str(steps + 2))  # one step may still have been under way
+            store.set(f"stop_count/{rendezvous.machine_rank}", str(steps))
+        counts = [f"stop_count/{machine_rank}" for machine_rank in rendezvous.hosts]
+        if self._step is None and rendezvous.machine_rank == 0 and self._told and store.check(counts):
+            furthest = max(int(store.get(count)) for count in counts)
+            store.set("stop_at", str(furthest + 2))  # one step may still have been under way
         if self._step is None and store.check(["stop_at"]):
             self._step = int(store.get("stop_at"))
             write_atomic(self.folder / STOP_AT, str(self._step))

@@ -193,6 +193,13 @@ class Meter:
         self._last, self._losses = self._losses, []
         self.values.update(count=self.count, step=self.numbering.shown(self.count))
 
+    def exchanged(self, sent_bytes: int, spread: float) -> None:
+        """Hosts have averaged their weights; `spread`: how far this rank's own were from what all have now, as a share of their norm."""
+        self.values.update(
+            rounds=self.values["rounds"] + 1, round_bytes=self.values["round_bytes"] + sent_bytes,
+            spread=round(spread, 6),
+        )  # fmt: skip
+
     def finish(self) -> None:
         """The script has ended, well or not: the last step is noted too."""
         if self._last and self._window:

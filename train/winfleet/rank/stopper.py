@@ -32,6 +32,7 @@ class Stopper:
         self.folder = folder
         self.accelerators: list[Any] = []
         self.save: Save = lambda: True  # what plain torch has: nothing; a library puts its own here
+        self.together: Callable[[], None] = lambda: None  # brings the ranks' weights together where they differ
         self._asked = False
         self._patience: float | None = None  # until when (monotonic) this rank holds still for the step to be named
         self._leading = 0  # training loops of libraries that stop by themselves
@@ -64,6 +65,7 @@ class Stopper:
     def save_for_stop(self, save: Save) -> bool:
         """Saves, and is not asked again; False where the step's name was taken, and the next step is to be tried."""
         step = self.meter.values["step"]
+        self.together()
         if not save():
             print(f"winfleet: asked to stop, but there is a checkpoint of step {step}: goes on by a step", flush=True)
             return False

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -39,6 +41,15 @@ class Clock:
     def exposed(self, steps: int, steps_per_second: float | None) -> float:
         """Seconds per optimizer step in which the backward passes of all DDP modules are done and wait for their gradients."""
         return sum(exchange.seconds(steps, steps_per_second) for exchange in self.exchanges)
+
+    @contextlib.contextmanager
+    def one_wait(self) -> Iterator[None]:
+        """All of it is communication, what is computed for it, too."""
+        begin, before = time.perf_counter(), self.waiting
+        try:
+            yield
+        finally:
+            self.waiting = before + time.perf_counter() - begin
 
     def waited(self, seconds: float) -> None:
         """A collective has ended; in other threads none holds the training up."""
@@ -117,6 +128,7 @@ def watch_waits(clock: Clock) -> None:
         finally:
             clock.waited(time.perf_counter() - begin)
 
+    @functools.wraps(made)
     def watched_init(self: Any, *args: Any, **kwargs: Any) -> None:
         made(self, *args, **kwargs)
         with contextlib.suppress(TypeError):  # a module of which no weak reference can be had

@@ -19,6 +19,7 @@ from winfleet.rehearsal.prediction import (
     HostSpeed,
     Measured,
     Prediction,
+    least_every,
     predict,
     predict_averaging,
     without_samples,
@@ -26,7 +27,6 @@ from winfleet.rehearsal.prediction import (
 
 LEAST_GAIN: Final = 1.02  # smaller ones are within what a prediction errs
 ACCUMULATIONS: Final = (2, 4)  # times as many micro-batches
-AVERAGE_EVERY: Final = (8, 64)  # steps
 CABLES: Final = (1.0, 2.5, 10.0)  # Gbit/s
 FRAME_SHARE: Final = 1448 / 1538  # a full Ethernet frame's TCP payload and its time on the cable, in bytes (IEEE 802.3)
 WORKERS: Final = 4
@@ -34,10 +34,7 @@ WORKER_NAMES: Final = (
     "dataloader_num_workers",
     "num_workers",
 )  # Hugging Face's Trainer; Lightning, timm, Accelerate's examples
-FP16: Final = (
-    "DistributedDataParallelKwargs(comm_hook=DDPCommunicationHookType.FP16) among Accelerator's kwargs_handlers: "
-    "gradients are sent in 16 bits"
-)
+FP16: Final = "fleet_gradients: fp16, gradients are sent in 16 bits"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,9 +97,9 @@ def _candidates(measured: Measured, places: Places) -> Iterator[tuple[str, str, 
         setting = f"{places.accumulation.format(times * now)}, now {now}; the batch of a step grows"
         yield "accumulation", setting, predict(dataclasses.replace(measured, accumulation=times * now))
     yield "fp16", FP16, predict(halved(measured))
-    for every in AVERAGE_EVERY:
-        setting = f"LocalSGD(local_sgd_steps={every}) of accelerate.local_sgd in the script; look at the loss, too"
-        yield "averaging", setting, predict_averaging(measured, every)
+    every = least_every(measured)
+    average = f"fleet_average_every: {every}, hosts average their weights every {every} steps; look at the loss, too"
+    yield "averaging", average, predict_averaging(measured, every)
     for gbit in CABLES:
         if (cabled := with_cable(measured, gbit)) is not None:
             yield "cable", f"cables, adapters and a switch for {gbit:g} Gbit/s between the hosts", predict(cabled)

@@ -20,6 +20,8 @@ from typing import Final
 MIB: Final = 2**20
 FIRST_BUCKET, BUCKET = MIB, 25 * MIB  # bytes; kDefaultFirstBucketBytes, kDefaultBucketBytesCap in reducer.hpp
 SEGMENT: Final = MIB  # bytes; kMaxSegmentSize in gloo/allreduce.h
+BLOCK: Final = 1024  # numbers that share a scale; winfleet.averaging.bits
+CODING_SECONDS: Final = 1e-8  # for each weight: read, encoded, decoded and written by one core; bench/averaging.py
 GLOO_THREADS: Final = 2  # all-reduces under way at a time; ProcessGroupGloo::Options in ProcessGroupGloo.hpp
 
 
@@ -93,6 +95,19 @@ def wire_seconds(size_bytes: int, ranks: int, link: RingLink) -> float:
     """Seconds for which an all-reduce occupies the link: 2(R-1)/R * size / bandwidth."""
     segments, segment_bytes = _segments(size_bytes, ranks)
     return 2 * segments * segment_bytes / link.bytes_per_second
+
+
+def exchange_seconds(numbers: int, bits: int, hosts: int, link: RingLink) -> float:
+    """Seconds in which hosts average so many weights (winfleet.averaging.segments); 0 for one host.
+
+    Each host sends H - 1 of H segments to the others at once, then its own to each; all wait for who comes last, and
+    encoding is not hidden. A block of 8- or 4-bit numbers has a scale besides.
+    """
+    if hosts < 2 or not numbers:
+        return 0.0
+    size_bytes = numbers * (bits / 8 + (4 / BLOCK if bits < 16 else 0))
+    sent = 2 * ((hosts - 1) / hosts * size_bytes / link.bytes_per_second + 2 * link.latency_seconds)
+    return sent + 2 * link.latency_seconds + numbers * CODING_SECONDS
 
 
 def _segments(size_bytes: int, ranks: int) -> tuple[int, float]:

@@ -20,6 +20,7 @@ from winfleet.rehearsal.allreduce import (
     RingLink,
     check_number,
     even_buckets,
+    exchange_seconds,
     overlapped,
     ring_seconds,
     wire_seconds,
@@ -28,6 +29,10 @@ from winfleet.rehearsal.allreduce import (
 GRID: Final = (1, 2, 4, 8, 16)
 BACKWARD_SHARE: Final = 2 / 3  # of forward and backward: twice forward's operations (Kaplan et al., arXiv 2001.08361)
 READER: Final = Reader(strict=True)
+FP32: Final = 4  # bytes
+AVERAGE_BITS: Final = 8
+AVERAGE_EVERY: Final = (8, 16, 32, 64, 128)  # steps
+AVERAGE_SHARE: Final = 0.05  # of a round's time
 LOSS_SHARE: Final = 0.1  # of a step; smaller losses limit nothing
 
 COMPUTE, NETWORK, SLOWEST_HOST, DATA = LIMITS = ("compute", "network", "slowest host", "data loading")
@@ -218,20 +223,40 @@ def predict(measured: Measured, ranks: int | None = None, ranks_per_host: int | 
     return _forecast(measured, hosts, max(0.0, ended - slowest.backward))
 
 
-def predict_averaging(measured: Measured, every: int) -> Forecast:
-    """The same where parameters are averaged every so many steps (LocalSGD, DiLoCo) and gradients are not sent.
+def predict_averaging(measured: Measured, every: int, bits: int = AVERAGE_BITS) -> Forecast:
+    """The same where hosts average their weights every so many steps (fleet_average_every), and gradients stay in a host.
 
-    The average waits for the last step's end, nothing hides it; one step bears its share. Parameters are as many bytes
-    as gradients. Whether the training still converges as well is not predicted.
+    Nothing hides the exchange; one step bears its share. Whether the training still converges as well is not predicted.
     """
     hosts = lay_out(measured, measured.ranks)
-    return _forecast(measured, hosts, _all_reduces(measured, hosts, 0.0) / every)
+    slowest = max(hosts, key=lambda host: host.alone_seconds(measured.accumulation))
+    inside = max(0.0, _all_reduces(measured, hosts, slowest.backward, between=False) - slowest.backward)
+    return _forecast(measured, hosts, inside + averaging_seconds(measured, len(hosts), bits) / every)
 
 
-def _all_reduces(measured: Measured, hosts: Sequence[HostSpeed], backward: float) -> float:
-    """When the last bucket's all-reduce ends, in seconds from the begin of a backward pass of so many seconds."""
-    ranks, buckets = sum(host.ranks for host in hosts), measured.buckets
-    links = [measured.effective(measured.link, one_host=False)] if len(hosts) > 1 else []
+def averaging_seconds(measured: Measured, hosts: int, bits: int = AVERAGE_BITS) -> float:
+    """Seconds of one exchange of all weights between so many hosts; gradients are fp32, as many as weights."""
+    link = measured.effective(measured.link, one_host=False)
+    return exchange_seconds(measured.gradient_bytes // FP32, bits, hosts, link) if link is not None else 0.0
+
+
+def least_every(measured: Measured, bits: int = AVERAGE_BITS) -> int:
+    """The fewest steps between averages whose exchange takes 5 % of a round at most; AVERAGE_EVERY has what may be had."""
+    hosts = lay_out(measured, measured.ranks)
+    step = max(host.alone_seconds(measured.accumulation) for host in hosts)
+    exchange = averaging_seconds(measured, len(hosts), bits)
+    enough = (every for every in AVERAGE_EVERY if exchange <= AVERAGE_SHARE * (exchange + every * step))
+    return next(enough, AVERAGE_EVERY[-1])
+
+
+def _all_reduces(measured: Measured, hosts: Sequence[HostSpeed], backward: float, *, between: bool = True) -> float:
+    """When the last bucket's all-reduce ends, in seconds from the begin of a backward pass of so many seconds.
+
+    `between`: of all hosts' ranks, else of each host's own.
+    """
+    buckets = measured.buckets
+    ranks = sum(host.ranks for host in hosts) if between else max(host.ranks for host in hosts)
+    links = [measured.effective(measured.link, one_host=False)] if between and len(hosts) > 1 else []
     links += [measured.effective(measured.local, one_host=True)] if any(host.ranks > 1 for host in hosts) else []
 
     def slowest(seconds: Callable[[int, int, RingLink], float], size: int) -> float:

@@ -26,6 +26,7 @@ def prepare_environment(
     environ.pop(NO_RESUME, None)
     if not plan.resume:
         environ[NO_RESUME] = "1"
+    plan.sending.export([one.processes for one in plan.hosts], environ)
     if host.os == "Windows" and not console:  # at a console one_pc.py has done it
         home = folder.resolve().parent.parent
         environ.update(temporary_variables(home))
