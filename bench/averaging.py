@@ -27,7 +27,7 @@ from winfleet.core.sending import Sending
 from winfleet.rank.meter import Meter
 from winfleet.rank.timing import watch_waits
 from winfleet.rehearsal.allreduce import ddp_buckets
-from winfleet.rehearsal.prediction import HostSpeed, Measured, predict, predict_averaging
+from winfleet.rehearsal.prediction import HostSpeed, Measured, predict
 
 WEIGHTS_MIB: Final = 25e6 * 4 / 2**20
 COMPUTE: Final = 0.3  # seconds of a step
@@ -100,13 +100,11 @@ def forecast(case: Case, choice: Choice, link: Any) -> float:
     hosts = [
         HostSpeed(name=f"host{host}", kind="GPU", ranks=1, micro_batch_seconds=COMPUTE) for host in range(case.hosts)
     ]
-    known = Measured(hosts=tuple(hosts), gradient_bytes=sum(buckets), bucket_bytes=buckets, samples=1, link=link)
     sending = choice.sending
-    if sending.average_every:
-        return predict_averaging(known, sending.average_every, sending.average_bits).step_seconds
-    halves = tuple(size // 2 for size in buckets)
-    small = Measured(hosts=tuple(hosts), gradient_bytes=sum(halves), bucket_bytes=halves, samples=1, link=link)
-    return predict(small if sending.gradients == "fp16" else known).step_seconds
+    return predict(Measured(
+        hosts=tuple(hosts), gradient_bytes=sum(buckets), bucket_bytes=buckets, samples=1, link=link,
+        gradients=sending.gradients, average_every=sending.average_every, average_bits=sending.average_bits,
+    )).step_seconds  # fmt: skip
 
 
 def compare(gbit: float, hosts: int) -> None:

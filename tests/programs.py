@@ -119,8 +119,10 @@ def run_forked(
         return subprocess.CompletedProcess(words, process.wait(120), process.printed, process.said)
 
 
-def run_ranks(folder: Path, *words: str | Path, ranks: int, environment: Environment) -> str:
-    """What the ranks of one host print, once all have ended well; they are told of each other as torch's agent would."""
+def end_ranks(
+    folder: Path, *words: str | Path, ranks: int, environment: Environment
+) -> "list[subprocess.CompletedProcess[str]]":
+    """The ranks of one host, told of each other as torch's agent would, once all have ended; with one that fails all end."""
     group = {
         "WORLD_SIZE": str(ranks),
         "LOCAL_WORLD_SIZE": str(ranks),
@@ -138,5 +140,13 @@ def run_ranks(folder: Path, *words: str | Path, ranks: int, environment: Environ
                 for process in started:
                     process.kill()
             time.sleep(0.02)
-        assert codes == [0] * ranks, "".join(process.printed + process.said for process in started)
-        return "".join(process.printed for process in started)
+        return [
+            subprocess.CompletedProcess(words, process.wait(1), process.printed, process.said) for process in started
+        ]
+
+
+def run_ranks(folder: Path, *words: str | Path, ranks: int, environment: Environment) -> str:
+    """What they print, once all have ended well."""
+    ended = end_ranks(folder, *words, ranks=ranks, environment=environment)
+    assert [rank.returncode for rank in ended] == [0] * ranks, "".join(rank.stdout + rank.stderr for rank in ended)
+    return "".join(rank.stdout for rank in ended)

@@ -2,75 +2,104 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import SCRIPTS
-from launchers import Cluster, Launch, copied, launch
+import torch
+from conftest import ENVIRONMENT, SCRIPTS
+from launchers import Launch, copied, launch
+from programs import end_ranks
+from run_hosts import RunHosts
+from winfleet.averaging.bits import BLOCK, decode, encode
 from winfleet.core.sending import Sending
 
 __all__ = ["copied", "launch"]
-SCRIPT = str(SCRIPTS / "averages.py")
+SCRIPT = SCRIPTS / "averages.py"
 
 
-def run(
-    launch: Launch, processes: Sequence[int], *words: str, ends: Sequence[int] = (0, 0), **settings: object
-) -> Cluster:
-    """The script's variant on hosts with so many processes each."""
-    cluster = launch(processes, SCRIPT, *words, sending=Sending(**settings))  # type: ignore[arg-type]
-    assert cluster.ends() == list(ends), "\n\n".join(logs(cluster))
-    return cluster
+def run(folder: Path, variant: str, processes: Sequence[int] = (1, 1), *, ends: int = 0, **settings: Any) -> list[str]:
+    """What each rank of the script's variant printed, with so many processes on each host."""
+    environment = dict(ENVIRONMENT)
+    Sending(**settings).export(processes, environment)
+    words = ("-m", "winfleet.runner", SCRIPT, variant)
+    ended = end_ranks(folder, *words, ranks=sum(processes), environment=environment)
+    assert (ended[0].returncode != 0) == (ends != 0), "\n".join(rank.stdout + rank.stderr for rank in ended)
+    return [rank.stdout + rank.stderr for rank in ended]
 
 
-def logs(cluster: Cluster) -> list[str]:
-    """Of all ranks."""
-    return [
-        "\n".join(cluster.log(host.machine_rank, host.first_rank + local))
-        for host in cluster.plan.hosts
-        for local in range(host.processes)
-    ]
-
-
-def weights(cluster: Cluster, what: str) -> list[str]:
+def weights(logs: Sequence[str], what: str) -> list[str]:
     """The digests behind such words, of each rank."""
-    return [re.findall(rf"{what}.* ([0-9a-f]{{12}})$", log, re.MULTILINE)[-1] for log in logs(cluster)]
+    return [re.findall(rf"{what}.* ([0-9a-f]{{12}})$", log, re.MULTILINE)[-1] for log in logs]
+
+
+def losses(log: str) -> list[float]:
+    return [float(loss) for loss in re.findall(r"loss (\S+) ", log)]
 
 
 @pytest.mark.parametrize("bits", [32, 16, 8, 4])
-@pytest.mark.parametrize("processes", [(1, 1), (2, 1)], ids=["1 and 1", "2 and 1"])
-def test_weights_come_together_every_few_steps(launch: Launch, processes: tuple[int, int], bits: int) -> None:
-    cluster = run(launch, processes, "plain", average_every=4, average_bits=bits)
+def test_numbers_in_few_bits_are_off_by_half_a_scale_at_most(bits: int) -> None:
+    rows = torch.randn(3, 2 * BLOCK) * torch.logspace(-6, 3, 2 * BLOCK)
+    rows[0, :BLOCK] = 0
+    back = decode(encode(rows, bits), bits, 2 * BLOCK)
+    peak = rows.view(3, 2, BLOCK).abs().amax(-1, keepdim=True)
+    off = {32: 0 * peak, 16: peak * 2**-11 + 1e-7, 8: peak / 127 / 2, 4: peak / 7 / 2}[bits]
+    assert ((back - rows).view(3, 2, BLOCK).abs() <= off * 1.001).all()
+    assert (back[0, :BLOCK] == 0).all()
+    assert encode(rows, bits).shape[1] == 2 * BLOCK * bits // 8 + (8 if bits < 16 else 0)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_so(bits: int, value: float) -> None:
+    rows = torch.ones(1, 2 * BLOCK)
+    rows[0, 3] = value
+    back = decode(encode(rows, bits), bits, 2 * BLOCK)
+    assert not back[0, :BLOCK].isfinite().any()
+    assert back[0, BLOCK:].isfinite().all()
+
+
+@pytest.mark.parametrize(("processes", "bits"), [((1, 1), 8), ((1, 1), 32), ((2, 1), 4), ((1, 1, 1), 16)])
+def test_weights_come_together_every_few_steps(tmp_path: Path, processes: tuple[int, ...], bits: int) -> None:
+    logs = run(tmp_path, "plain", processes, average_every=4, average_bits=bits)
     for step in (4, 8, 12):
-        assert len(set(weights(cluster, f"step {step} "))) == 1
-    assert len(set(weights(cluster, "step 6 "))) == 2  # each host trains by itself meanwhile, its ranks together
-    assert len(set(weights(cluster, "at last"))) == 1
-    losses = [float(loss) for loss in re.findall(r"loss (\d\S*) ", logs(cluster)[0])]
-    assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
+        assert len(set(weights(logs, f"step {step} "))) == 1
+    assert len(set(weights(logs, "step 6 "))) == len(processes)  # a host's ranks stay together meanwhile
+    assert len(set(weights(logs, "at last"))) == 1
+    assert sum(losses(logs[0])[-3:]) < 0.7 * sum(losses(logs[0])[:3])
+
+
+def test_the_outer_step_is_made_of_the_mean(tmp_path: Path) -> None:
+    """Momentum 0 and a learning rate of 1 are the plain mean, so one round and what a barrier does are the same."""
+    mean, step = (
+        weights(run(tmp_path, "plain", average_every=12, average_bits=32, average_outer=outer), "step 12 ")[0]
+        for outer in ((1.0, 0.0), (1.0, 0.5))
+    )
+    assert mean == weights(run(tmp_path, "plain", average_every=50, average_bits=32), "at last")[0]
+    assert step != mean
 
 
 @pytest.mark.parametrize("variant", ["buffers", "static", "scaler", "uneven", "frozen"])
-def test_what_scripts_do_besides_keeps_ranks_together(launch: Launch, variant: str) -> None:
-    cluster = run(launch, (1, 1), variant, average_every=4)
-    assert len(set(weights(cluster, "at last"))) == 1
+def test_what_scripts_do_besides_keeps_ranks_together(tmp_path: Path, variant: str) -> None:
+    logs = run(tmp_path, variant, average_every=4)
+    assert len(set(weights(logs, "at last"))) == 1
     if variant not in ("uneven", "scaler"):
-        assert len(set(weights(cluster, "step 8 "))) == 1
+        assert len(set(weights(logs, "step 8 "))) == 1
     if variant == "uneven":  # 12 steps and 7: the rank that has ended takes part in the other's rounds
-        assert [re.findall(r"step (\d+) ", log)[-1] for log in logs(cluster)] == ["12", "7"]
-    status = cluster.status(0)["ranks"][0]
-    assert status["rounds"] >= 3
-    assert status["round_bytes"] > 0
-    assert 0 < status["spread"] < 1
+        assert [re.findall(r"step (\d+) ", log)[-1] for log in logs] == ["12", "7"]
 
 
-def test_what_is_saved_behind_a_barrier_is_the_mean(launch: Launch) -> None:
-    cluster = run(launch, (1, 1), "barrier", average_every=50)
-    assert len(set(weights(cluster, "step 5 "))) == 2
-    assert len(set(weights(cluster, "saved"))) == 1
+def test_what_is_saved_behind_a_barrier_is_the_mean(tmp_path: Path) -> None:
+    logs = run(tmp_path, "barrier", average_every=50)
+    assert len(set(weights(logs, "step 5 "))) == 2
+    assert len(set(weights(logs, "saved"))) == 1
 
 
-def test_ranks_that_begin_with_other_weights_take_those_of_rank_0_and_that_is_said(launch: Launch) -> None:
-    cluster = run(launch, (1, 1), "other weights", average_every=4)
-    assert "winfleet: ranks began a round with different weights; those of rank 0 are taken" in logs(cluster)[0]
-    assert len(set(weights(cluster, "step 4 "))) == 1
+def test_ranks_that_begin_with_other_weights_take_those_of_rank_0_and_that_is_said(tmp_path: Path) -> None:
+    logs = run(tmp_path, "other weights", average_every=4)
+    said = "winfleet: ranks began a round with different weights; those of rank 0 are taken"
+    assert [said in log for log in logs] == [True, False]
+    assert len(set(weights(logs, "step 4 "))) == 1
 
 
 @pytest.mark.parametrize(
@@ -84,39 +113,57 @@ def test_ranks_that_begin_with_other_weights_take_those_of_rank_0_and_that_is_sa
         ("frozen on one", "ranks train different numbers of weights: rank 0 161, rank 1 17"),
     ],
 )
-def test_what_cannot_be_averaged_is_refused_by_name(launch: Launch, variant: str, said: str) -> None:
-    cluster = run(launch, (1, 1), variant, ends=(1, 1), average_every=4)
-    assert said in logs(cluster)[0]
-    assert "hint: " in logs(cluster)[0]
-    assert variant == "frozen on one" or "step 1 " not in logs(cluster)[0]
+def test_what_cannot_be_averaged_is_refused_by_name(tmp_path: Path, variant: str, said: str) -> None:
+    log = run(tmp_path, variant, ends=1, average_every=4)[0]
+    assert said in log
+    assert "hint: " in log
+    assert variant == "frozen on one" or "step 1 " not in log
 
 
 def test_a_stop_ends_a_round_early_and_all_ranks_have_the_same(launch: Launch) -> None:
-    cluster = launch((1, 1), SCRIPT, "plain", "100000", sending=Sending(average_every=1000))
+    cluster = launch((1, 1), str(SCRIPT), "plain", "100000", sending=Sending(average_every=1000))
     cluster.wait_for_training()
     cluster.stop(0, grace_seconds=30)
     assert cluster.ends() == [3, 3]
-    steps = {re.findall(r"asked to stop after step (\d+)", log)[0] for log in logs(cluster)}
+    steps = {re.findall(r"after step (\d+)", "\n".join(cluster.log(rank, rank)))[0] for rank in (0, 1)}
     assert len(steps) == 1
-    assert {host["ranks"][0]["rounds"] for host in (cluster.status(0), cluster.status(1))} == {1}
+    for host in (0, 1):
+        rank = cluster.status(host)["ranks"][0]
+        assert rank["rounds"] >= 1
+        assert rank["round_bytes"] > 0
+        assert 0 < rank["spread"] < 1
 
 
-def test_gradients_in_16_bits_train_as_those_in_32(launch: Launch) -> None:
-    losses, ends = {}, {}
-    for gradients in ("fp32", "fp16"):
-        cluster = run(launch, (1, 1), "plain", gradients=gradients)
-        (ends[gradients],) = set(weights(cluster, "at last"))
-        losses[gradients] = [float(loss) for loss in re.findall(r"loss (\d\S*) ", logs(cluster)[0])]
-        for host in cluster.plan.hosts:
-            (cluster.folder / host.name).rename(cluster.folder / f"{host.name}-{gradients}")
-    assert losses["fp16"] == pytest.approx(losses["fp32"], rel=0.01)
-    assert ends["fp16"] != ends["fp32"], "they were sent in other bits"
+@pytest.mark.parametrize(
+    ("script", "stop", "checkpoint"),
+    [("hf_trainer.py", 11, "out/checkpoint-{}/model.safetensors"), ("lightning_fit.py", 0, "")],
+)
+def test_librarys_trainers_average_save_and_end_with_the_mean(
+    tmp_path: Path, script: str, stop: int, checkpoint: str
+) -> None:
+    hosts = RunHosts(tmp_path, SCRIPTS / "libraries" / script)
+    sending = Sending(average_every=4)
+    if stop:
+        hosts.launch(stop_at=stop, sending=sending)
+        stopped = hosts.rank(1)
+        assert stopped.rounds > stop // 4
+        assert (hosts.work(1) / checkpoint.format(stopped.step)).is_file()
+    hosts.launch(sending=sending)
+    ends = {re.findall(r"^WEIGHTS (\w+)$", hosts.log(number), re.MULTILINE)[0] for number in (1, 2)}
+    assert len(ends) == 1
+    assert all(hosts.rank(number).rounds >= 3 for number in (1, 2))
 
 
-def test_what_does_not_fit_into_16_bits_is_sent_in_32(launch: Launch) -> None:
-    cluster = run(launch, (1, 1), "overflow", gradients="fp16")
+def test_gradients_in_16_bits_train_as_those_in_32(tmp_path: Path) -> None:
+    whole, half = (run(tmp_path, "plain", gradients=gradients) for gradients in ("fp32", "fp16"))
+    assert losses(half[0]) == pytest.approx(losses(whole[0]), rel=0.01)
+    assert weights(half, "at last") != weights(whole, "at last"), "they were sent in other bits"
+    assert len(set(weights(half, "at last"))) == 1
+
+
+def test_what_does_not_fit_into_16_bits_is_sent_in_32(tmp_path: Path) -> None:
+    logs = run(tmp_path, "overflow", gradients="fp16")
     said = "winfleet: gradients of a step were too large for 16 bits and were sent in 32; said once"
-    assert logs(cluster)[0].count(said) == 1
-    assert said not in logs(cluster)[1]
-    assert len(set(weights(cluster, "step 4 "))) == len(set(weights(cluster, "at last"))) == 1
-    assert "nan" not in logs(cluster)[0]
+    assert [log.count(said) for log in logs] == [1, 0]
+    assert len(set(weights(logs, "step 4 "))) == len(set(weights(logs, "at last"))) == 1
+    assert "nan" not in logs[0]

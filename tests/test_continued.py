@@ -146,6 +146,7 @@ def taken_by_now(pair: RunHosts, folder: str, name: str) -> None:
         (pair.works[1] / folder / name.format(step)).mkdir(parents=True, exist_ok=True)
 
 
+@pytest.mark.proof
 def test_a_script_that_begins_anew_is_named_unless_its_user_wants_that_and_its_stop_takes_a_new_name(
     group: Make,
 ) -> None:
@@ -172,6 +173,7 @@ def test_a_script_that_begins_anew_is_named_unless_its_user_wants_that_and_its_s
     assert {path.name for path in folder.iterdir()} == {first, "step_000007", "step_000008"}
 
 
+@pytest.mark.proof
 def test_trainer_that_is_told_to_begin_anew_is_not_named_and_its_stop_takes_a_new_name(group: Make) -> None:
     pair = group(2, "libraries/hf_trainer.py")
     assert pair.launch(stop_at=3) == [3, 3]

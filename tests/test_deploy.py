@@ -72,6 +72,7 @@ def test_large_outputs_stay_where_they_are_and_their_place_is_printed(deployed: 
     assert not (fleet.logs / "first" / "result.txt").exists()
 
 
+@pytest.mark.proof
 def test_the_generated_configuration_serves_accelerate_launch_by_hand(deployed: tuple[Fleet, str]) -> None:
     fleet, _ = deployed
 
@@ -128,6 +129,7 @@ def test_the_default_training_leaves_model_checkpoint_and_a_wandb_run_for_each_r
         assert list(folder.glob("wandb/offline-run-*/run-*.wandb")), f"no W&B run in {folder}"
 
 
+@pytest.mark.proof
 def test_a_smaller_batch_that_memory_asked_for_is_proposed_beside_the_settings(fleet: Fleet) -> None:
     config = fleet.folder / "mine.yaml"
     config.write_text("per_device_train_batch_size: 2 # as large as it goes\ngradient_accumulation_steps: 3\n")

@@ -66,6 +66,7 @@ def test_a_run_is_left_going_followed_again_seen_refused_stopped_and_continued(f
     assert "Start the launcher" not in reported.stdout, "a finished run is reported, not run again"
 
 
+@pytest.mark.proof
 def test_who_is_slowest_and_who_stands_still_is_named_once_and_a_launcher_that_is_killed_ends_the_run(
     fleet: Fleet,
 ) -> None:

@@ -196,6 +196,7 @@ def test_large_ones_come_by_the_swarm_and_are_no_second_copy_that_a_script_could
     assert {path.relative_to(folder).as_posix() for path in outputs(home, run, root, None)} == {*large}
 
 
+@pytest.mark.proof
 def test_a_deployment_names_them_and_sends_what_is_asked_for(fleet: Fleet, project: Path) -> None:
     (project / "train.py").write_text(
         "import pathlib\nprint(len(pathlib.Path('data/shakespeare_char/train.bin').read_text()))\n"

@@ -43,6 +43,7 @@ def begin(launch: Launch, copied: Path) -> Callable[..., Cluster]:
     return lambda limit, *words: launch([1, 1], str(script), *words, start_timeout_seconds=limit)
 
 
+@pytest.mark.proof
 def test_a_rank_that_prepares_its_data_for_long_is_waited_for_and_named(begin: Callable[..., Cluster]) -> None:
     limit = int(patience(4))
     cluster = begin(limit, f"{limit + 3}", "29500")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import needs_namespaces, patience
 from programs import output_of
-from winfleet.rehearsal.advice import advise, halved, predict_run, with_cable, with_workers
+from winfleet.rehearsal.advice import advise, predict_run, with_cable, with_workers
 from winfleet.rehearsal.allreduce import (
     BUCKET,
     FIRST_BUCKET,
@@ -32,7 +32,6 @@ from winfleet.rehearsal.prediction import (
     averaging_seconds,
     least_every,
     predict,
-    predict_averaging,
     table,
 )
 
@@ -199,7 +198,7 @@ def test_advice_is_the_same_prediction_with_the_setting_and_the_best_comes_first
     four = next(advice for setting, advice in by_setting.items() if setting.startswith("gradient accumulation over 4"))
     assert four.samples_per_second == predict(dataclasses.replace(base, accumulation=4)).samples_per_second
     fp16 = next(advice for advice in found if advice.name == "fp16")
-    assert fp16.gain == pytest.approx(predict(halved(base)).samples_per_second / now)
+    assert fp16.gain == pytest.approx(predict(dataclasses.replace(base, gradients="fp16")).samples_per_second / now)
     faster = with_cable(base, 10)
     assert faster is not None
     assert faster.link is not None
@@ -207,20 +206,21 @@ def test_advice_is_the_same_prediction_with_the_setting_and_the_best_comes_first
     assert with_cable(base, 0.1) is None
     averaging = next(advice for advice in found if advice.name == "averaging")
     assert averaging.setting.startswith("fleet_average_every: 128, ")
-    assert averaging.gain == pytest.approx(predict_averaging(base, 128).samples_per_second / now)
+    assert averaging.gain == pytest.approx(predict(measured(average_every=128)).samples_per_second / now)
 
 
 def test_an_average_costs_its_share_of_a_round_and_within_a_host_ranks_send_as_always() -> None:
     base = measured()  # 105 million weights at 0.3 s a step
     exchange = averaging_seconds(base, 2)
     assert exchange == pytest.approx(105e6 * (1 + 1 / 256) / 117e6 + 105e6 * 1e-8, rel=0.01)
-    assert averaging_seconds(base, 2, 32) > 2.2 * exchange
-    assert predict_averaging(base, 10**9).speed_up == pytest.approx(2)
-    assert predict_averaging(base, 10).step_seconds == pytest.approx(0.3 + exchange / 10)
+    assert averaging_seconds(measured(average_bits=32), 2) > 2.2 * exchange
+    assert predict(measured(average_every=10**9)).speed_up == pytest.approx(2)
+    assert predict(measured(average_every=10)).step_seconds == pytest.approx(0.3 + exchange / 10)
     assert [least_every(measured(gradient_bytes=size * MIB)) for size in (1, 100, 10_000)] == [8, 32, 128]
     local = RingLink(bytes_per_second=1e9)
     both = measured(pc(1, ranks=2), pc(2, ranks=2), local=local)
-    assert predict_averaging(both, 10**9).network_seconds == pytest.approx(predict(both, 2, 2).network_seconds)
+    far = predict(dataclasses.replace(both, average_every=10**9))
+    assert far.network_seconds == pytest.approx(predict(both, 2, 2).network_seconds)
 
 
 def test_nothing_is_advised_where_nothing_is_lost() -> None:

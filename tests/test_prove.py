@@ -201,6 +201,7 @@ def test_all_that_this_machine_can_show_is_proved(fleet: Fleet, file_of_proofs: 
     assert set(PROVED_BY_PROGRAM) == set(found) - {"Claim"}
 
 
+@pytest.mark.proof
 def test_a_pc_by_itself_proves_what_it_can(tmp_path: Path) -> None:
     command = (sys.executable, "-m", "winfleet.prove", "--home", str(tmp_path / "home"))
     refused = call(*command, folder=tmp_path)

@@ -19,6 +19,7 @@ from winfleet.environments.lock import read_lock
 pytestmark = pytest.mark.ansible
 
 
+@pytest.mark.proof
 def test_without_deploying_a_worker_that_lacks_something_is_refused_by_name(fleet: Fleet) -> None:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     wanted = read_lock(SCRIPTS, ROOT / "train", find_uv_bin(), version, "auto")["digest"]

@@ -372,6 +372,7 @@ def test_a_cluster_is_measured_predicted_and_refused_by_the_playbook(fleet: Flee
         assert {path.name: path.stat().st_mtime_ns for path in (fleet.logs / ".rehearsals").iterdir()} == kept
 
 
+@pytest.mark.proof
 @needs_namespaces
 def test_a_run_on_limited_links_ends_with_a_report_whose_prediction_is_right(fleet: Fleet) -> None:
     fleet.variables["fleet_command"] = "emulated_gpu.py --steps 40 --mib 2 --seconds 0.2"

@@ -10,7 +10,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "train" / "winfleet"
 # From the ground up; rooms of one floor do not know each other.
 FLOORS = (
-    {"core"}, {"machine"}, {"transfer", "rank"}, {"runs", "libraries"}, {"checkpoints"}, {"launcher", "environments", "preflight"},
+    {"core"}, {"machine"}, {"transfer", "rank"}, {"runs", "averaging", "libraries"}, {"checkpoints"}, {"launcher", "environments", "preflight"},
     {"rehearsal", "support"}, {"proofs"}, {"host", "view", "controller"},
 )  # fmt: skip
 COMMANDS = {"launch", "runner", "status", "report", "deploy", "one_pc", "prove"}

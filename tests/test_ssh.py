@@ -59,6 +59,7 @@ def ssh_arguments(namespace: str, tmp_path: Path) -> Iterator[str]:
             sshd.terminate()
 
 
+@pytest.mark.proof
 def test_a_local_and_a_remote_worker_train_together(fleet: Fleet, ssh_arguments: str) -> None:
     fleet.hosts["worker1"]["ansible_host"] = HERE
     fleet.hosts["worker2"].update(

@@ -143,6 +143,7 @@ def test_it_leaves_the_model_two_checkpoints_and_a_wandb_run_for_each_process(fo
     assert {path.name for path in folder.iterdir()} == {"machine.py", "output", "pc0", "pc1", "settings.yaml", "text"}
 
 
+@pytest.mark.proof
 def test_it_goes_on_from_the_newest_checkpoint_that_both_machines_hold(folder: Path, whole: str) -> None:
     stopped = train(folder / "machine.py", TRAIN / "train.py", cwd=folder, STOP_AFTER="3")
     assert list(validation_losses(stopped)) == [0]

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.data.dataloader import DataLoader
 
-from winfleet import averaging
+from winfleet.averaging import install as send_less
 from winfleet.core.files import send_output_to
 from winfleet.core.reading import plain
 from winfleet.core.sending import Sending
@@ -114,7 +114,7 @@ def main() -> None:
     if trial := os.environ.get("WINFLEET_TRIAL"):
         time_trial(int(trial))
     elif sending := Sending.of_environment():
-        stopper.together = averaging.install(*sending, meter)
+        stopper.together = send_less(*sending, meter)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         meter.joined()
     try:

@@ -1,6 +1,7 @@
 """Hugging Face's Trainer on a tiny GPT, made on the spot: what a script of today does, and its losses as it prints them."""
 
 import argparse
+import hashlib
 import json
 import os
 import time
@@ -43,5 +44,6 @@ given = {"none": {}, "false": {"resume_from_checkpoint": False}, "true": {"resum
 result = trainer.train(**given)
 if trainer.is_world_process_zero():
     print("RESULT", json.dumps({"rate": result.metrics["train_samples_per_second"], "log": trainer.state.log_history}))
+print("WEIGHTS", hashlib.sha256(torch.cat([w.detach().reshape(-1) for w in model.parameters()]).numpy()).hexdigest())
 trainer.save_model("final")
 print("BEHIND", flush=True)

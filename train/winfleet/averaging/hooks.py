@@ -26,6 +26,12 @@ TOGETHER: Final = (
     ("lightning.pytorch.loops.evaluation_loop", "_EvaluationLoop", "run"),
     ("pytorch_lightning.loops.evaluation_loop", "_EvaluationLoop", "run"),
 )
+# Trainings, behind which each rank does what it likes
+TRAININGS: Final = (
+    ("transformers.trainer", "Trainer", "train"),
+    ("lightning.pytorch.trainer.trainer", "Trainer", "fit"),
+    ("pytorch_lightning.trainer.trainer", "Trainer", "fit"),
+)
 # Ways to share a model whose ranks need one another on every step
 REFUSED: Final = (
     ("torch.distributed.fsdp", "FullyShardedDataParallel", "FSDP"),
@@ -41,6 +47,8 @@ def install(averager: Averager) -> None:
     _meet_waits(averager)
     for module, owner, method in TOGETHER:
         _once_imported(module, functools.partial(_flush_before, averager, owner, method))
+    for module, owner, method in TRAININGS:
+        _once_imported(module, functools.partial(_flush_behind, averager, owner, method))
     for module, owner, name in REFUSED:
         _once_imported(module, functools.partial(_refuse, owner, name))
 
@@ -125,6 +133,17 @@ def _flush_before(averager: Averager, owner: str, method: str, module: Any) -> N
     def wrapper(*args: Any, **options: Any) -> Any:
         averager.flush()
         return function(*args, **options)
+
+    setattr(getattr(module, owner), method, wrapper)
+
+
+def _flush_behind(averager: Averager, owner: str, method: str, module: Any) -> None:
+    function = getattr(getattr(module, owner), method)
+
+    def wrapper(*args: Any, **options: Any) -> Any:
+        done = function(*args, **options)
+        averager.flush()
+        return done
 
     setattr(getattr(module, owner), method, wrapper)
 

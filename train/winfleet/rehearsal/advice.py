@@ -21,7 +21,6 @@ from winfleet.rehearsal.prediction import (
     Prediction,
     least_every,
     predict,
-    predict_averaging,
     without_samples,
 )
 
@@ -96,10 +95,10 @@ def _candidates(measured: Measured, places: Places) -> Iterator[tuple[str, str, 
     for times in ACCUMULATIONS:
         setting = f"{places.accumulation.format(times * now)}, now {now}; the batch of a step grows"
         yield "accumulation", setting, predict(dataclasses.replace(measured, accumulation=times * now))
-    yield "fp16", FP16, predict(halved(measured))
+    yield "fp16", FP16, predict(dataclasses.replace(measured, gradients="fp16", average_every=0))
     every = least_every(measured)
     average = f"fleet_average_every: {every}, hosts average their weights every {every} steps; look at the loss, too"
-    yield "averaging", average, predict_averaging(measured, every)
+    yield "averaging", average, predict(dataclasses.replace(measured, average_every=every))
     for gbit in CABLES:
         if (cabled := with_cable(measured, gbit)) is not None:
             yield "cable", f"cables, adapters and a switch for {gbit:g} Gbit/s between the hosts", predict(cabled)
@@ -111,12 +110,6 @@ def _candidates(measured: Measured, places: Places) -> Iterator[tuple[str, str, 
         kept = {host.name for host in fewer.hosts}
         left_out = ", ".join(host.name for host in measured.hosts if host.name not in kept)
         yield "hosts", f"train without {left_out}: --limit '!{left_out.replace(', ', ',!')}'", predict(fewer)
-
-
-def halved(measured: Measured) -> Measured:
-    """Gradients sent in half the bytes, as DDP's fp16_compress_hook does with buckets of fp32."""
-    buckets = tuple(max(1, size // 2) for size in measured.buckets)
-    return dataclasses.replace(measured, gradient_bytes=measured.gradient_bytes // 2, bucket_bytes=buckets)
 
 
 def with_cable(measured: Measured, gbit: float) -> Measured | None:

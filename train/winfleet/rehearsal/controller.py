@@ -19,6 +19,7 @@ from typing import Any, Final
 from winfleet.core.files import write_atomic
 from winfleet.core.plan import PROBE_PORT, RANKS_PORT, STATUS_PORT, Host, Plan
 from winfleet.core.reading import Reader, plain
+from winfleet.core.sending import Sending
 from winfleet.preflight.problems import Problem, sort_out
 from winfleet.rank.trial import Trial
 from winfleet.rehearsal.checks import (
@@ -93,7 +94,7 @@ def kind_of(host: Host) -> str:
 def key_of(plan: Plan, *, links_alone: bool = False) -> str:
     """The same for plans whose measurements are the same."""
     hosts = [dataclasses.asdict(host) for host in plan.hosts]
-    rest = dataclasses.asdict(dataclasses.replace(plan, run="any"))
+    rest = dataclasses.asdict(dataclasses.replace(plan, run="any", sending=Sending()))
     text = json.dumps(hosts if links_alone else rest, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

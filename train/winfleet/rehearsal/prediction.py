@@ -29,8 +29,8 @@ from winfleet.rehearsal.allreduce import (
 GRID: Final = (1, 2, 4, 8, 16)
 BACKWARD_SHARE: Final = 2 / 3  # of forward and backward: twice forward's operations (Kaplan et al., arXiv 2001.08361)
 READER: Final = Reader(strict=True)
-FP32: Final = 4  # bytes
-AVERAGE_BITS: Final = 8
+FP32: Final = "fp32"
+FP32_BYTES: Final = 4
 AVERAGE_EVERY: Final = (8, 16, 32, 64, 128)  # steps
 AVERAGE_SHARE: Final = 0.05  # of a round's time
 LOSS_SHARE: Final = 0.1  # of a step; smaller losses limit nothing
@@ -96,7 +96,7 @@ class Measured:
     """All that a prediction is made from. Hosts are in the plan's order."""
 
     hosts: tuple[HostSpeed, ...]
-    gradient_bytes: int  # of the parameters that are trained, as they are sent
+    gradient_bytes: int  # of the parameters that are trained, as they are computed
     samples: int  # of one rank in one micro-batch; 1 where none are told
     told: bool = True  # whether a DataLoader told them; else rates are of steps
     accumulation: int = 1  # micro-batches in a step
@@ -105,6 +105,9 @@ class Measured:
     link: RingLink | None = None  # the slowest between two hosts; None: there is one host
     local: RingLink | None = None  # between two ranks of one host; None: not measured, taken for free
     all_reduces: tuple[AllReduce, ...] = ()
+    gradients: str = FP32  # as they are sent, fp32 or fp16
+    average_every: int = 0  # steps after which hosts average their weights in place of gradients; 0: they do not
+    average_bits: int = 8
 
     def __post_init__(self) -> None:
         if not self.hosts:
@@ -113,6 +116,8 @@ class Measured:
         check_number(self, "samples", 1)
         check_number(self, "accumulation", 1)
         check_number(self, "num_workers", 0)
+        check_number(self, "average_every", 0)
+        check_number(self, "average_bits", 1)
         if any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in self.bucket_bytes):
             raise PredictionError("Measured.bucket_bytes has a bucket that is no positive number of bytes")
 
@@ -123,8 +128,9 @@ class Measured:
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """Sizes of the gradient's buckets in bytes, in the order in which they become ready."""
-        return self.bucket_bytes or even_buckets(self.gradient_bytes)
+        """Sizes of the gradient's buckets in bytes as they are sent, in the order in which they become ready."""
+        buckets = self.bucket_bytes or even_buckets(self.gradient_bytes)
+        return buckets if self.gradients == FP32 else tuple(max(1, size // 2) for size in buckets)
 
     def effective(self, link: RingLink | None, *, one_host: bool) -> RingLink | None:
         """The link as a real all-reduce over it found it: slower where gloo does not fill it.
@@ -216,35 +222,31 @@ def lay_out(measured: Measured, ranks: int, ranks_per_host: int | None = None) -
 
 
 def predict(measured: Measured, ranks: int | None = None, ranks_per_host: int | None = None) -> Forecast:
-    """The step of a run with so many ranks (default: the plan's). Raises PredictionError as lay_out() does."""
+    """The step of a run with so many ranks (default: the plan's). Raises PredictionError as lay_out() does.
+
+    Where hosts average their weights gradients stay in a host. Nothing hides the exchange, of which one step bears its
+    share. Whether the training still converges as well is not predicted.
+    """
     hosts = lay_out(measured, measured.ranks if ranks is None else ranks, ranks_per_host)
     slowest = max(hosts, key=lambda host: host.alone_seconds(measured.accumulation))
-    ended = _all_reduces(measured, hosts, slowest.backward)
-    return _forecast(measured, hosts, max(0.0, ended - slowest.backward))
+    every = measured.average_every
+    ended = _all_reduces(measured, hosts, slowest.backward, between=not every)
+    share = averaging_seconds(measured, len(hosts)) / every if every else 0.0
+    return _forecast(measured, hosts, max(0.0, ended - slowest.backward) + share)
 
 
-def predict_averaging(measured: Measured, every: int, bits: int = AVERAGE_BITS) -> Forecast:
-    """The same where hosts average their weights every so many steps (fleet_average_every), and gradients stay in a host.
-
-    Nothing hides the exchange; one step bears its share. Whether the training still converges as well is not predicted.
-    """
-    hosts = lay_out(measured, measured.ranks)
-    slowest = max(hosts, key=lambda host: host.alone_seconds(measured.accumulation))
-    inside = max(0.0, _all_reduces(measured, hosts, slowest.backward, between=False) - slowest.backward)
-    return _forecast(measured, hosts, inside + averaging_seconds(measured, len(hosts), bits) / every)
-
-
-def averaging_seconds(measured: Measured, hosts: int, bits: int = AVERAGE_BITS) -> float:
-    """Seconds of one exchange of all weights between so many hosts; gradients are fp32, as many as weights."""
+def averaging_seconds(measured: Measured, hosts: int) -> float:
+    """Seconds of one exchange of all weights between so many hosts; there are as many as gradients of fp32."""
     link = measured.effective(measured.link, one_host=False)
-    return exchange_seconds(measured.gradient_bytes // FP32, bits, hosts, link) if link is not None else 0.0
+    if link is None:
+        return 0.0
+    return exchange_seconds(measured.gradient_bytes // FP32_BYTES, measured.average_bits, hosts, link)
 
 
-def least_every(measured: Measured, bits: int = AVERAGE_BITS) -> int:
+def least_every(measured: Measured) -> int:
     """The fewest steps between averages whose exchange takes 5 % of a round at most; AVERAGE_EVERY has what may be had."""
-    hosts = lay_out(measured, measured.ranks)
-    step = max(host.alone_seconds(measured.accumulation) for host in hosts)
-    exchange = averaging_seconds(measured, len(hosts), bits)
+    step = max(host.alone_seconds(measured.accumulation) for host in measured.hosts)
+    exchange = averaging_seconds(measured, len(measured.hosts))
     enough = (every for every in AVERAGE_EVERY if exchange <= AVERAGE_SHARE * (exchange + every * step))
     return next(enough, AVERAGE_EVERY[-1])
 

@@ -78,7 +78,8 @@ def grounds(plan: Plan, rehearsed: Rehearsed) -> Measured | None:
         hosts=tuple(speeds), gradient_bytes=trial.gradient_bytes, samples=max(1, trial.samples), told=trial.samples > 0,
         accumulation=trial.accumulation, num_workers=trial.num_workers,
         bucket_bytes=ddp_buckets(reversed(trial.tensor_bytes)), link=slowest(ring_links(plan, rehearsed.links)),
-        local=slowest(own), all_reduces=all_reduces(plan, rehearsed.reduce),
+        local=slowest(own), all_reduces=all_reduces(plan, rehearsed.reduce), gradients=plan.sending.gradients,
+        average_every=plan.sending.average_every if len(plan.hosts) > 1 else 0, average_bits=plan.sending.average_bits,
     )  # fmt: skip
 
 
