@@ -33,8 +33,11 @@ MOUNTS: Final = "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns"
 OTHERS: Final = "not lab and not index"
 QUICK: Final = f"{OTHERS} and not ansible and not long"
 COUNTED: Final = re.compile(r"(\d+) (passed|failed|skipped|error)")
-FAULT: Final = re.compile(r"^(FAILED |ERROR |fatal: |CRITICAL |.*: error: |.* failed=[1-9]|make: |Would reformat)")
-FAULTS, FAULT_LETTERS = 6, 300  # the last ones, repeated where one looks first
+FAULT: Final = re.compile(
+    r"^\W*(FAILED |ERROR|fatal: |failed: |CRITICAL|E   |Would reformat|.*: error: |.*Executed: Failed|.* failed=[1-9])"
+)
+COLOR: Final = re.compile(r"\x1b\[[\d;]*m")
+FAULTS, FAULT_LETTERS = 4, 220  # the last ones, repeated where one looks first
 
 
 def cores() -> int:
@@ -118,8 +121,13 @@ class Lane:
         print(f"\n== {self.name}, {seconds:.0f} s\n{said.strip()}", flush=True)
         if self.process.returncode == 0:
             return f"{self.name}: passed in {seconds:.0f} s"
-        faults = [line[:FAULT_LETTERS] for line in said.splitlines() if FAULT.match(line)] or said.splitlines()
-        return "\n  ".join([f"{self.name}: FAILED in {seconds:.0f} s", *faults[-FAULTS:]])
+        return "\n  ".join([f"{self.name}: FAILED in {seconds:.0f} s", *faults(said)])
+
+
+def faults(said: str) -> list[str]:
+    """The last lines that say what failed, without colours; of a program that says it otherwise its last lines."""
+    lines = [line.strip(" │")[:FAULT_LETTERS] for line in COLOR.sub("", said).splitlines() if line.strip(" │")]
+    return ([line for line in lines if FAULT.match(line)] or lines)[-FAULTS:]
 
 
 def end_all(running: list[Lane]) -> None:

@@ -11,7 +11,7 @@ from conftest import ENVIRONMENT, SCRIPTS
 from launchers import Launch, copied, launch
 from programs import end_ranks
 from run_hosts import RunHosts
-from winfleet.averaging.bits import BLOCK, decode, encode
+from winfleet.averaging.bits import BLOCK, PART, decode, encode
 from winfleet.core.sending import Sending
 
 __all__ = ["copied", "launch"]
@@ -37,26 +37,37 @@ def losses(log: str) -> list[float]:
     return [float(loss) for loss in re.findall(r"loss (\S+) ", log)]
 
 
+def back(numbers: torch.Tensor, bits: int) -> torch.Tensor:
+    """The numbers as they arrive."""
+    out = torch.empty_like(numbers)
+    decode(encode(numbers, bits), bits, out)
+    return out
+
+
 @pytest.mark.parametrize("bits", [32, 16, 8, 4])
 def test_numbers_in_few_bits_are_off_by_half_a_scale_at_most(bits: int) -> None:
-    rows = torch.randn(3, 2 * BLOCK) * torch.logspace(-6, 3, 2 * BLOCK)
-    rows[0, :BLOCK] = 0
-    back = decode(encode(rows, bits), bits, 2 * BLOCK)
-    peak = rows.view(3, 2, BLOCK).abs().amax(-1, keepdim=True)
+    blocks = PART // BLOCK + 3  # more than are worked on at a time
+    numbers = torch.randn(blocks * BLOCK) * torch.logspace(-6, 3, blocks * BLOCK)
+    numbers[:BLOCK] = 0
+    peak = numbers.view(-1, BLOCK).abs().amax(-1, keepdim=True)
     off = {32: 0 * peak, 16: peak * 2**-11 + 1e-7, 8: peak / 127 / 2, 4: peak / 7 / 2}[bits]
-    assert ((back - rows).view(3, 2, BLOCK).abs() <= off * 1.001).all()
-    assert (back[0, :BLOCK] == 0).all()
-    assert encode(rows, bits).shape[1] == 2 * BLOCK * bits // 8 + (8 if bits < 16 else 0)
+    found = back(numbers, bits)
+    assert ((found - numbers).view(-1, BLOCK).abs() <= off * 1.001).all()
+    assert (found[:BLOCK] == 0).all()
+    assert len(encode(numbers, bits)) == blocks * (BLOCK * bits // 8 + (4 if bits < 16 else 0))
+    twice = numbers.clone()
+    decode(encode(numbers, bits), bits, twice, add=True)
+    assert torch.equal(twice, numbers + found)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_stays_so(bits: int, value: float) -> None:
-    rows = torch.ones(1, 2 * BLOCK)
-    rows[0, 3] = value
-    back = decode(encode(rows, bits), bits, 2 * BLOCK)
-    assert not back[0, :BLOCK].isfinite().any()
-    assert back[0, BLOCK:].isfinite().all()
+    numbers = torch.ones(2 * BLOCK)
+    numbers[3] = value
+    found = back(numbers, bits)
+    assert not found[:BLOCK].isfinite().any()
+    assert found[BLOCK:].isfinite().all()
 
 
 @pytest.mark.parametrize(("processes", "bits"), [((1, 1), 8), ((1, 1), 32), ((2, 1), 4), ((1, 1, 1), 16)])

@@ -69,6 +69,7 @@ def test_the_first_host_brings_its_outputs_and_the_others_their_part_of_the_chec
     ]
 
 
+@pytest.mark.proof
 def test_what_stayed_is_named_and_fetched_later_without_replacing_anything(fleet: Fleet) -> None:
     fleet.hosts.pop("worker2")
     done = fleet.play(

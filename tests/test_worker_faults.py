@@ -186,6 +186,7 @@ def when(host: str, task: str, act: Callable[[], Any]) -> Callable[[str], None]:
     return look
 
 
+@pytest.mark.proof
 def test_a_run_that_was_killed_is_completed_by_the_next(cluster: Cluster) -> None:
     cluster.pcs["firewalled"].do("Enable-NetFirewallRule -Name winfleet-winrm-https")
     process = cluster.start({"firewalled": cluster.host("firewalled")})

@@ -89,6 +89,7 @@ def test_a_run_that_was_cut_off_anywhere_is_taken_back(pc: NewPc) -> None:
         assert pc.state() == pc.before, change
 
 
+@pytest.mark.proof
 @in_the_lab
 def test_runs_that_are_cut_off_after_every_change_come_to_the_same_end(pc: NewPc) -> None:
     arguments = ("-MasterIP", MASTER, "-CreateUser")
@@ -108,6 +109,7 @@ def test_runs_that_are_cut_off_after_every_change_come_to_the_same_end(pc: NewPc
     assert pc.state() == pc.before
 
 
+@pytest.mark.proof
 @in_the_lab
 def test_a_note_without_a_door_is_completed_and_taken_back(pc: NewPc) -> None:
     pc.setup("-MasterIP", MASTER)
@@ -145,6 +147,7 @@ def test_what_the_user_had_before_stays(pc: NewPc) -> None:
     assert pc.door(5985)
 
 
+@pytest.mark.proof
 @in_the_lab
 def test_local_administrators_get_their_rights_where_remoting_was_on(pc: NewPc) -> None:
     pc.do(
@@ -157,6 +160,7 @@ def test_local_administrators_get_their_rights_where_remoting_was_on(pc: NewPc) 
         assert pc.state()["policy"] == 1
 
 
+@pytest.mark.proof
 @in_the_lab
 def test_a_sleeping_listener_for_http_stays_asleep(pc: NewPc) -> None:
     pc.do(
@@ -175,6 +179,7 @@ $null = New-WSManInstance winrm/config/Listener -SelectorSet @{{ Address = '*'; 
 """
 
 
+@pytest.mark.proof
 @in_the_lab
 @pytest.mark.parametrize(("address", "port", "kept"), [("", 5986, True), ("1.2.3.4", 5986, False), ("", 8443, False)])
 def test_a_listener_of_the_user(pc: NewPc, address: str, port: int, kept: bool) -> None:
@@ -202,6 +207,7 @@ def test_a_rule_of_our_name_made_by_hand_is_left_alone(pc: NewPc) -> None:
         assert "changes: 0" in pc.setup("-MasterIP", MASTER)
 
 
+@pytest.mark.proof
 @in_the_lab
 def test_a_rule_of_our_group_is_adopted_with_a_sentence(pc: NewPc) -> None:
     pc.do(
@@ -236,7 +242,9 @@ def test_the_master_may_be_unknown_change_and_is_remembered(pc: NewPc) -> None:
 
 
 @in_the_lab
-@pytest.mark.parametrize("days", [20, 400])  # nearly expired; good, but for another address
+@pytest.mark.parametrize(
+    "days", [20, pytest.param(400, marks=pytest.mark.proof)]
+)  # nearly expired; for another address
 def test_a_certificate_that_no_longer_fits_is_renewed(pc: NewPc, days: int) -> None:
     pc.setup("-MasterIP", MASTER)
     first = pc.worker()["certificate_sha256"]

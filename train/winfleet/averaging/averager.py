@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import weakref
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from winfleet.averaging.bits import BLOCK
 from winfleet.averaging.segments import Segments
 from winfleet.core.sending import Sending
 from winfleet.rank.meter import Meter
@@ -56,7 +58,8 @@ class Averager:
         self.models: list[DistributedDataParallel] = []
         self.steps: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # since the last exchange
         self.seen = 0  # optimizer steps of any kind
-        self._anchors: dict[Tensor, Tensor] = {}  # weights -> fp32 on the CPU
+        self._places: dict[Tensor, slice] = {}  # weights of this round, and where they stand in the vectors
+        self._anchor = self._change = torch.empty(0)  # fp32 on the CPU: what all agreed on, and what is exchanged
         self._fresh = True  # no anchors yet
         self.everyone: Any = None  # groups of our own, so that nothing of the script's comes in between
         self.inside: Any = None  # the host's, of the script's own backend, for DDP
@@ -108,18 +111,11 @@ class Averager:
 
     def forget(self) -> None:
         """Weights came from elsewhere: the next step begins a round from them."""
-        self._anchors.clear()
+        self._places = {}
         self._fresh = True
         if self._segments is not None:
             self._segments.forget()
         self.steps.clear()
-
-    def weights(self) -> list[Tensor]:
-        """Those of the current round: what is trained now, and what was when it began."""
-        return [
-            weights for model in self.models for weights in model.module.parameters()
-            if weights.requires_grad or weights in self._anchors
-        ]  # fmt: skip
 
     def trains(self, optimizer: Any) -> bool:
         """Whether the optimizer has weights of our models."""
@@ -136,7 +132,7 @@ class Averager:
             raise AveragingError(f"{type(optimizer).__name__} trains no model of DistributedDataParallel\n{HINT}")
         if not self.trains(optimizer):
             return
-        self._anchor()
+        self._lay_out(keep=True)
         if self._fresh:
             self._fresh = False
             while not self._exchange(Why.STARTS).over:
@@ -158,16 +154,36 @@ class Averager:
 
         Where all ranks stand at the same place, what they have then is the plain mean.
         """
-        if self._anchors and dist.is_initialized():
+        if self._places and dist.is_initialized():
             while not self._exchange(Why.WAITS).over:
                 pass
 
     # -- an exchange
 
-    def _anchor(self) -> None:
-        for weights in self.weights():
-            if weights not in self._anchors:
-                self._anchors[weights] = weights.detach().to("cpu", torch.float32, copy=True).reshape(-1)
+    @torch.no_grad()
+    def _lay_out(self, *, keep: bool) -> None:
+        """Gives the weights that are trained now their places, those that are new with their anchor.
+
+        Frozen ones leave between rounds; `keep`: in the middle of one they stay, as they may have changed before.
+        """
+        wanted = [
+            weights for model in self.models for weights in model.module.parameters()
+            if weights.requires_grad or (keep and weights in self._places)
+        ]  # fmt: skip
+        if list(map(id, wanted)) == list(map(id, self._places)):
+            return
+        places, before, known = dict[Tensor, slice](), self._anchor, self._places
+        for weights in wanted:
+            begin = next(reversed(places.values())).stop if places else 0
+            places[weights] = slice(begin, begin + weights.numel())
+        whole = len(self.layout.processes) * BLOCK  # as the hosts' segments have it, also on ranks that send nothing
+        length = -(-sum(weights.numel() for weights in wanted) // whole) * whole
+        self._anchor, self._change, self._places = torch.zeros(length), torch.zeros(length), places
+        for weights, place in places.items():
+            if weights in known:
+                self._anchor[place] = before[known[weights]]
+            else:
+                self._anchor[place].view(weights.shape).copy_(weights.detach())
 
     def _exchange(self, why: Why) -> Met:
         with self.meter.clock.one_wait(), torch.no_grad():
@@ -175,28 +191,31 @@ class Averager:
 
     def _exchange_now(self, why: Why) -> Met:
         steps = max(self.steps.values(), default=0)
-        everything = self.weights()
-        anchor = torch.cat([self._anchors[weights] for weights in everything])
-        met = self._meet(why, steps, anchor)
+        met = self._meet(why, steps)
         if met.starts:
             if met.differ:
-                self._take_first(everything, anchor, why)
-        elif met.total:
-            now = torch.cat([weights.detach().reshape(-1).to("cpu", torch.float32) for weights in everything])
+                self._take_first(why)
+            return met
+        if met.total:
+            for weights, place in self._places.items():
+                self._change[place].view(weights.shape).copy_(weights.detach())
+            torch.sub(self._anchor, self._change, out=self._change).mul_(steps * len(self._own) / met.total)
             sent = self._segments.sent_bytes if self._segments else 0
-            anchor.sub_(self._update((anchor - now).mul_(steps * len(self._own) / met.total), plain=met.all_wait))
-            self._write(everything, anchor)
+            self._update(plain=met.all_wait)
+            self._anchor.sub_(self._change)
+            spread = self._write()
             self._average_buffers()
-            sent = (self._segments.sent_bytes if self._segments else 0) - sent
-            self.meter.exchanged(sent, float((anchor - now).norm() / now.norm().clamp_min(LEAST_NORM)))
-        if not met.starts:
-            self.steps.clear()
+            self.meter.exchanged((self._segments.sent_bytes if self._segments else 0) - sent, spread)
+        self.steps.clear()
         return met
 
-    def _meet(self, why: Why, steps: int, anchor: Tensor) -> Met:
+    def _meet(self, why: Why, steps: int) -> Met:
         """What every rank is here for. Raises AveragingError where they train different weights."""
-        checksum = int(anchor.view(torch.int32).to(torch.int64).sum())  # whole numbers: the same on every processor
-        own = torch.tensor([int(why), steps, len(anchor), checksum])
+        checksum = 0
+        if why == Why.STARTS:  # in whole numbers: the same on every processor
+            checksum = int(self._anchor.view(torch.int32).sum(dtype=torch.int64))
+        numbers = sum(weights.numel() for weights in self._places)
+        own = torch.tensor([int(why), steps, numbers, checksum])
         said = [torch.empty_like(own) for _ in range(dist.get_world_size())]
         dist.all_gather(said, own, group=self.everyone)
         reasons, counts, lengths, sums = torch.stack(said).unbind(1)
@@ -206,37 +225,40 @@ class Averager:
                 f"ranks train different numbers of weights: {told}\n"
                 "hint: freeze and free layers after the same step on every rank, or fleet_average_every: 0"
             )
-        starts = bool((reasons == Why.STARTS).any())
+        starting, all_wait = reasons == Why.STARTS, bool((reasons == Why.WAITS).all())
+        starts = bool(starting.any())
         return Met(
-            starts=starts, differ=bool((sums != sums[0]).any()), total=int(counts.sum()),
-            all_wait=bool((reasons == Why.WAITS).all()),
-            over=(why == Why.STARTS) if starts else why == Why.ROUND or bool((reasons == Why.WAITS).all()),
+            starts=starts, differ=len(set(sums[starting].tolist())) > 1 or not bool(starting.all()), total=int(counts.sum()),
+            all_wait=all_wait, over=why == Why.STARTS if starts else why == Why.ROUND or all_wait,
         )  # fmt: skip
 
-    def _take_first(self, everything: Sequence[Tensor], anchor: Tensor, why: Why) -> None:
+    def _take_first(self, why: Why) -> None:
         """Ranks begin with different weights: rank 0's are taken."""
         first = dist.get_rank() == 0
         if first:
             print("winfleet: ranks began a round with different weights; those of rank 0 are taken", flush=True)
-        dist.broadcast(anchor, 0, group=self.everyone)
-        if first or why != Why.STARTS:  # its steps since the anchor stay
-            return
-        self._write(everything, anchor)
+        taken = self._anchor if first or why == Why.STARTS else self._anchor.clone()  # its steps since the anchor stay
+        dist.broadcast(taken, 0, group=self.everyone)
+        if not first and why == Why.STARTS:
+            self._write()
 
-    def _update(self, change: Tensor, *, plain: bool) -> Tensor:
+    def _update(self, *, plain: bool) -> None:
         """The host's first rank speaks for all of its host, whose ranks have the same weights."""
         if self._segments is not None:
-            change = self._segments.exchange(change, plain=plain)
+            self._segments.exchange(self._change, plain=plain)
         if len(self._own) > 1:
-            dist.broadcast(change, self._own[0], group=self._beside)
-        return change
+            dist.broadcast(self._change, self._own[0], group=self._beside)
 
-    def _write(self, everything: Sequence[Tensor], flat: Tensor) -> None:
-        for weights, new in zip(everything, _cut(flat, everything), strict=True):
-            self._anchors[weights] = new.reshape(-1).clone()
+    def _write(self) -> float:
+        """All weights become the anchor; how far they were from it, as a share of their norm."""
+        apart, whole = 0.0, 0.0
+        for weights, place in self._places.items():
+            new = self._anchor[place].view(weights.shape).to(weights.device, weights.dtype)
+            apart += float(torch.dist(weights, new)) ** 2
+            whole += float(new.norm()) ** 2
             weights.copy_(new)
-        for weights in [weights for weights in self._anchors if not weights.requires_grad]:
-            del self._anchors[weights]  # frozen: it does not change any more
+        self._lay_out(keep=False)
+        return math.sqrt(apart / max(whole, LEAST_NORM))
 
     def _average_buffers(self) -> None:
         """Running means and variances, by fp32."""

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from winfleet.averaging.bits import BLOCK, decode, encode
+from winfleet.averaging.bits import decode, encode
 
 
 @dataclass(kw_only=True, slots=True)
@@ -34,56 +34,44 @@ class Segments:
         """The weights came from elsewhere."""
         self.momentum = None
 
-    def exchange(self, change: Tensor, *, plain: bool) -> Tensor:
-        """What all take off their anchors: a flat fp32 vector as long as `change`, this host's weighted share of the mean.
+    def exchange(self, change: Tensor, *, plain: bool) -> None:
+        """Replaces this host's weighted share of the mean change, fp32 (n,), by what all take off their anchors.
 
+        n is a multiple of BLOCK times the hosts, so that each host's segment has whole blocks.
         `plain`: the mean alone, and the momentum stays. Else Nesterov's step, as DiLoCo has it (Douillard et al.,
         arXiv 2311.08105): momentum = mu * momentum + mean, and lr * (mean + mu * momentum) is taken off.
         """
-        hosts, own = len(self._ranks), dist.get_rank(self.group)
-        n = -(-len(change) // (hosts * BLOCK)) * BLOCK
-        rows = torch.nn.functional.pad(change, (0, hosts * n - len(change))).view(hosts, n)
-        theirs = self._swap(encode(rows, self.bits))
-        mean = decode(theirs, self.bits, n).sum(0)
-        update = encode((mean if plain else self._step(mean)).view(1, n), self.bits)
-        return decode(self._spread(update, own), self.bits, n).view(-1)[: len(change)]
+        own, segments = dist.get_rank(self.group), change.view(len(self._ranks), -1)
+        mine = [encode(segment, self.bits) for segment in segments]
+        mean = segments[own]
+        for theirs in self._send({host: mine[host] for host in self._others()}).values():
+            decode(theirs, self.bits, mean, add=True)
+        update = encode(mean if plain else self._step(mean), self.bits)
+        parts = self._send(dict.fromkeys(self._others(), update)) | {own: update}
+        for host, part in parts.items():
+            decode(part, self.bits, segments[host])
 
     def _step(self, mean: Tensor) -> Tensor:
         lr, mu = self.outer
-        if not mu:
-            return mean * lr
-        if self.momentum is None or len(self.momentum) != len(mean):
-            self.momentum = torch.zeros_like(mean)
-        self.momentum.mul_(mu).add_(mean)
-        return (mean + mu * self.momentum) * lr
-
-    def _swap(self, mine: Tensor) -> Tensor:
-        """Row i goes to host i; what comes from each host is its row."""
-        theirs, own = torch.empty_like(mine), dist.get_rank(self.group)
-        theirs[own] = mine[own]
-        self._send([(mine[other], theirs[other], other) for other in self._others()])
-        return theirs
-
-    def _spread(self, own_part: Tensor, own: int) -> Tensor:
-        """Every host's row."""
-        parts = own_part.new_empty(len(self._ranks), own_part.shape[1])
-        parts[own] = own_part[0]
-        self._send([(own_part[0], parts[other], other) for other in self._others()])
-        return parts
+        if mu:
+            if self.momentum is None or len(self.momentum) != len(mean):
+                self.momentum = torch.zeros_like(mean)
+            self.momentum.mul_(mu).add_(mean)
+            mean.add_(self.momentum, alpha=mu)
+        return mean.mul_(lr)
 
     def _others(self) -> list[int]:
         """The next host first, so that no host is everybody's first."""
         hosts, own = len(self._ranks), dist.get_rank(self.group)
         return [(own + distance) % hosts for distance in range(1, hosts)]
 
-    def _send(self, pairs: list[tuple[Tensor, Tensor, int]]) -> None:
-        works = []
-        for out, into, other in pairs:
-            works += [
-                dist.irecv(into, self._ranks[other], group=self.group),
-                dist.isend(out, self._ranks[other], group=self.group),
-            ]
-            self.sent_bytes += out.numel()
+    def _send(self, out: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Sends each host its bytes, and gives what comes from each, which is as much."""
+        into = {host: torch.empty_like(data) for host, data in out.items()}
+        works = [dist.irecv(data, self._ranks[host], group=self.group) for host, data in into.items()]
+        works += [dist.isend(data, self._ranks[host], group=self.group) for host, data in out.items()]
         for work in works:
             if work is not None:
                 work.wait()
+        self.sent_bytes += sum(map(len, out.values()))
+        return into
