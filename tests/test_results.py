@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Fleet
+from winfleet.controller.unpacking import unpack
 from winfleet.host.outputs import choose, pack
 
 CODE = "c" * 12
@@ -67,6 +68,22 @@ def test_the_first_host_brings_its_outputs_and_the_others_their_part_of_the_chec
         "shared/out/step_2/model.pt",
         "work/wandb/a.wandb",
     ]
+
+
+def test_two_hosts_files_may_arrive_in_one_folder_at_once(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tarfile makes a folder that it has not found; another host's is there by then."""
+    packed = pack(home, "r", code=CODE, data="", all_outputs=True, limit_mb=1)
+
+    def is_there_by_now(folder: str, *_: object) -> None:
+        raise FileExistsError(17, "File exists", folder)
+
+    monkeypatch.setattr("os.makedirs", is_there_by_now)
+    logs = tmp_path / "logs"
+    unpack(Path(packed["archive"]), logs / "pc1", logs, logs)
+    assert (logs / "out" / "step_2" / "model.pt").read_text() == "2" * 600_000
+    assert (logs / "pc1" / "rank0.log").read_text() == "log"
 
 
 @pytest.mark.proof

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import tarfile
 import tempfile
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
 from winfleet.controller.actions import Action, failed
 from winfleet.controller.fetching import bring
+from winfleet.controller.unpacking import fetch, unpack
 from winfleet.core.files import write_atomic
 from winfleet.core.status import count
-from winfleet.transfer.folders import filter_as_data, is_plain
-
-BLOCK_BYTES = 2**20
 
 
 class ActionModule(Action):
@@ -44,50 +41,3 @@ class ActionModule(Action):
         left = {key: packed[key] for key in ("work", "left", "left_mb", "older")}
         write_atomic(folder / self.name / "left.json", json.dumps(left))
         return {"changed": True, **left, "outputs_mb": packed["outputs_mb"]}
-
-
-def unpack(archive: Path, host: Path, outputs: Path, shared: Path) -> None:
-    """Logs go to `host`, what lay below work/ to `outputs`, parts of a checkpoint to `shared`, where that lacks them.
-
-    Members come from another machine: plain files only.
-    """
-    places = {"work": outputs, "shared": shared}
-    with tarfile.open(archive) as tar:
-        filter_as_data(tar)
-        for member in tar:
-            if not is_plain(member):
-                continue
-            top, *below = PurePosixPath(member.name).parts
-            member.name = str(PurePosixPath(*below)) if below and top in places else member.name
-            if top != "shared" or not (shared / member.name).exists():
-                tar.extract(member, places.get(top, host))
-
-
-def fetch(archive: Path, outputs: Path, shared: Path) -> tuple[int, list[str]]:
-    """Outputs alone, where there is no local file of that name: how many came, and which local files are different."""
-    brought, kept = 0, []
-    with tarfile.open(archive) as tar:
-        filter_as_data(tar)
-        for member in tar:
-            top, *below = PurePosixPath(member.name).parts
-            if top not in ("work", "shared") or not below or not is_plain(member):
-                continue
-            place, member.name = outputs if top == "work" else shared, str(PurePosixPath(*below))
-            target, content = place / member.name, tar.extractfile(member)
-            if not target.exists() and not target.is_symlink():
-                tar.extract(member, place)
-                brought += 1
-            elif content is None or not target.is_file() or not is_same(target, content):
-                kept.append(str(target))
-    return brought, kept
-
-
-def is_same(path: Path, content: IO[bytes]) -> bool:
-    """Whether the local file has this content."""
-    with path.open("rb") as own:
-        while True:
-            block = content.read(BLOCK_BYTES)
-            if own.read(BLOCK_BYTES) != block:
-                return False
-            if not block:
-                return True
