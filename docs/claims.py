@@ -27,6 +27,7 @@ see it.
 - *Here* begins with the places where a test proves it. Without a place it says how or where it is done, and no test sees it.
 - *On real machines* begins with what is needed. `prove.yml` is a program that proves the claim on your own machines. Elsewhere stands
   what you type or do, and what must be seen then. A dash: nothing is unproven.
+- A test that takes a minute or more may be one that `make proofs` alone runs (marker `proof`), as all of tests/test_windows_training.py are.
 - What is *named* is a warning or an error that tells the fix.
 - *In the lab* is a run on two Wine PCs, tests/test_windows_training.py, or by hand `ansible-playbook deploy_and_train.yml -i inventories/lab -e fleet_config=molecule/hosts/train_config.yaml`
   after `make lab-ready`.

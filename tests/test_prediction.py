@@ -212,8 +212,8 @@ def test_advice_is_the_same_prediction_with_the_setting_and_the_best_comes_first
 def test_an_average_costs_its_share_of_a_round_and_within_a_host_ranks_send_as_always() -> None:
     base = measured()  # 105 million weights at 0.3 s a step
     exchange = averaging_seconds(base, 2)
-    assert exchange == pytest.approx(105e6 * (1 + 1 / 256) / 117e6 + 105e6 * 1e-8, rel=0.01)
-    assert averaging_seconds(measured(average_bits=32), 2) > 2.2 * exchange
+    assert exchange == pytest.approx(105e6 * (1 + 1 / 256) / 117e6 + 105e6 * 2e-8, rel=0.01)
+    assert averaging_seconds(measured(average_bits=32), 2) > 1.8 * exchange
     assert predict(measured(average_every=10**9)).speed_up == pytest.approx(2)
     assert predict(measured(average_every=10)).step_seconds == pytest.approx(0.3 + exchange / 10)
     assert [least_every(measured(gradient_bytes=size * MIB)) for size in (1, 100, 10_000)] == [8, 32, 128]

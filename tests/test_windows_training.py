@@ -17,7 +17,7 @@ from run_hosts import losses
 from windows_cluster import LAUNCHER, ONE, RANK, TWO, Cluster, added, begun, errors, stranger, tasks
 from windows_lab import Lab, in_the_lab
 
-pytestmark = in_the_lab
+pytestmark = [in_the_lab, pytest.mark.proof]  # molecule's scenario `default` trains on PCs of the lab in make test
 
 PYTHON = r"C:\lab\python\python.exe"
 MANAGED = "cpython-3.11.9-windows-x86_64-none"  # the folder of one of uv's own
@@ -100,7 +100,6 @@ def fill_disk(folder: Path) -> None:
             pass
 
 
-@pytest.mark.proof
 def test_transfers_and_uv_that_fail_are_named_and_the_next_run_goes_on(cluster: Cluster) -> None:
     wheels = {ONE: cluster.home(ONE) / "wheels", TWO: cluster.home(TWO) / "wheels"}
     wheels[TWO] = cluster.lab.add_disk(TWO.lower(), wheels[TWO], DISK_MB)
@@ -307,7 +306,6 @@ def let_in(cluster: Cluster, host: str, others: list[str]) -> None:
     assert cluster.lab.run(host.lower(), script) == ""
 
 
-@pytest.mark.proof
 def test_the_generated_configuration_serves_accelerate_launch_typed_on_each_pc(own: Cluster) -> None:
     cluster = own
 
@@ -364,7 +362,6 @@ def test_a_rank_that_raises_ends_all_ranks_of_both_hosts_and_all_go_on_from_rank
     assert (cluster.logs / "bad" / "out" / "step_000020" / "model.pt").is_file()
 
 
-@pytest.mark.proof
 def test_the_end_of_a_launcher_ends_its_ranks_and_the_run(cluster: Cluster) -> None:
     with begun(cluster, SLOW, "fleet_run=killed", "launch_silent_seconds=12") as following:
         cluster.wait_for_step("killed", 3, START_SECONDS)
@@ -404,7 +401,6 @@ def test_what_a_pc_shows_by_itself_is_proved_and_a_planted_fault_turns_its_claim
     assert "error: not proved: port-scan\n" in done.stdout
 
 
-@pytest.mark.proof
 def test_all_that_two_pcs_can_show_is_proved(cluster: Cluster) -> None:
     done = cluster.play("prove.yml", "fleet_prove_agreed=true", seconds=1200)
     red = re.findall("^  failed: ([a-z-]+): ", done.stdout, re.MULTILINE)

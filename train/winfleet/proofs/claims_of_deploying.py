@@ -335,7 +335,7 @@ FILES: Final = (
             "A disk that fills up or a PC that goes away in the middle of a transfer, a spoiled wheel, and uv that fails on "
             "one PC are named, and the next run sends only what is missing"
         ),
-        here="`test_transfers_and_uv_that_fail_are_named_and_the_next_run_goes_on` (`make proofs`)",
+        here="`test_transfers_and_uv_that_fail_are_named_and_the_next_run_goes_on`",
         proved=("lab",),
     ),
     Claim(

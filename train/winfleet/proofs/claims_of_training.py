@@ -99,7 +99,7 @@ TASKS: Final = (
         text="Ranks end with a launcher that is killed, no python.exe stays, and the other hosts name it",
         here=(
             "the job object (`end_children_with_me` in train/winfleet/machine/windows.py); in the lab "
-            "`test_the_end_of_a_launcher_ends_its_ranks_and_the_run` (`make proofs`), on Linux "
+            "`test_the_end_of_a_launcher_ends_its_ranks_and_the_run`, on Linux "
             "`test_a_killed_launcher_leaves_no_rank_and_the_other_host_names_it`"
         ),
         proved=("lab", "linux"),
@@ -198,7 +198,7 @@ TRAINING: Final = (
     Claim(
         name="by-hand",
         text="`accelerate launch`, typed on each PC, starts the training",
-        here="accelerate.yaml has the command: `test_the_generated_configuration_serves_accelerate_launch_typed_on_each_pc` (`make proofs`)",
+        here="accelerate.yaml has the command: `test_the_generated_configuration_serves_accelerate_launch_typed_on_each_pc`",
         proved=("lab",),
     ),
     Claim(
@@ -319,5 +319,27 @@ GPU: Final = (
         text="Several GPUs are faster than one, as the guide says",
         real="the two commands of [the guide](distributed_training_guide.en.md#expected-speed): the report's samples/s, divided",
         needs=("gpu",),
+    ),
+    Claim(
+        name="averaging",
+        text=(
+            "Hosts that send nothing for N steps and then what has changed hold the same weights afterwards, bit for bit, and "
+            "what all save together is the mean"
+        ),
+        here="plain torch, Trainer and Lightning, unmodified: tests/test_averaging.py",
+        proved=("linux",),
+        real=(
+            "DEPLOY with `-e fleet_average_every=32`, two PCs with a GPU each: the run finishes, the report says how often hosts "
+            "averaged and how far they were apart, and the time that ranks wait is below a tenth of a step"
+        ),
+        needs=("windows", "gpu"),
+    ),
+    Claim(
+        name="gradients-fp16",
+        text="Gradients in 16 bits train as those in 32, and what does not fit is sent in 32",
+        here="`test_gradients_in_16_bits_train_as_those_in_32`, `test_what_does_not_fit_into_16_bits_is_sent_in_32`",
+        proved=("linux",),
+        real="DEPLOY with `-e fleet_gradients=fp16`, two PCs with a GPU each: the same loss, and less communication in a step",
+        needs=("windows", "gpu"),
     ),
 )

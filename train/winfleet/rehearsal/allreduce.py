@@ -21,7 +21,7 @@ MIB: Final = 2**20
 FIRST_BUCKET, BUCKET = MIB, 25 * MIB  # bytes; kDefaultFirstBucketBytes, kDefaultBucketBytesCap in reducer.hpp
 SEGMENT: Final = MIB  # bytes; kMaxSegmentSize in gloo/allreduce.h
 BLOCK: Final = 1024  # numbers that share a scale; winfleet.averaging.bits
-CODING_SECONDS: Final = 1e-8  # for each weight: read, encoded, decoded and written by one core; bench/averaging.py
+CODING_SECONDS: Final = 2e-8  # for each weight: read, encoded, decoded and written by one core; bench/averaging.py
 GLOO_THREADS: Final = 2  # all-reduces under way at a time; ProcessGroupGloo::Options in ProcessGroupGloo.hpp
 
 
