@@ -158,8 +158,11 @@ def test_librarys_trainers_average_save_and_end_with_the_mean(
         hosts.launch(stop_at=stop, sending=sending)
         stopped = hosts.rank(1)
         assert stopped.rounds > stop // 4
-        assert (hosts.work(1) / checkpoint.format(stopped.step)).is_file()
+        saved = hosts.work(1) / checkpoint.format(stopped.step)
+        assert saved.is_file()
+        assert (hosts.work(2) / saved.relative_to(hosts.work(1)).parent / "winfleet_momentum_1.pt").is_file()
     hosts.launch(sending=sending)
+    assert bool(stop) == ("winfleet: the momentum of averages goes on from out/checkpoint-" in hosts.log(1))
     ends = {re.findall(r"^WEIGHTS (\w+)$", hosts.log(number), re.MULTILINE)[0] for number in (1, 2)}
     assert len(ends) == 1
     assert all(hosts.rank(number).rounds >= 3 for number in (1, 2))

@@ -145,6 +145,18 @@ def test_what_ranks_cannot_send_is_refused(values: dict[str, Any], said: str) ->
         Sending(**values)
 
 
+def test_what_has_no_effect_is_said() -> None:
+    assert Sending().notes(1, "gloo") == Sending(average_every=8).notes(2, "gloo") == []
+    assert Sending(average_every=8).notes(1, "nccl") == [
+        "fleet_average_every: 8 has no effect on one host, whose ranks send gradients on each step"
+    ]
+    both = Sending(average_every=8, gradients="fp16").notes(2, "nccl")
+    assert [note.partition(",")[0].partition(" on the")[0] for note in both] == [
+        "fleet_gradients: fp16 has no effect beside fleet_average_every",
+        "fleet_average_every gains nothing",
+    ]
+
+
 def test_ranks_know_of_averaging_where_there_are_several_hosts_alone() -> None:
     environ = {SENDING: "of an earlier run"}
     Sending().export([1, 1], environ)

@@ -20,6 +20,8 @@ class ActionModule(Action):
     def act(self) -> dict[str, Any]:
         """Makes it, and writes it where it is another."""
         plan, logs = self._plan(), self.optional_path("logs")
+        for note in plan.sending.notes(len(plan.hosts), plan.backend):
+            self.say(f"  note: {note}")
         text = plan.to_json()
         if not logs:
             return {"plan": text, "path": ""}

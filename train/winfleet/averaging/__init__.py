@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from winfleet.averaging import hooks
 from winfleet.averaging.averager import Averager, Layout
 from winfleet.averaging.half import compress
+from winfleet.averaging.keeping import Keeper
 from winfleet.core.sending import Sending
 from winfleet.rank.meter import Meter
 
@@ -24,7 +25,9 @@ def say(text: str) -> None:
 def install(sending: Sending, processes: tuple[int, ...], meter: Meter) -> Callable[[], None]:
     """Before the script is run; `processes` are those of each host. Returns what brings all ranks' weights together."""
     if sending.average_every:
-        averager = Averager(sending, Layout(processes), meter)
+        keeper = Keeper(say)
+        averager = Averager(sending, Layout(processes), meter, keeper)
+        keeper.install(lambda: averager.segments)
         hooks.install(averager)
         return averager.flush
     construct: Any = DistributedDataParallel.__init__

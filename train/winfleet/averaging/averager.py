@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import time
 import weakref
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from winfleet.averaging.bits import BLOCK
+from winfleet.averaging.keeping import Keeper
 from winfleet.averaging.segments import Segments
 from winfleet.core.sending import Sending
 from winfleet.rank.meter import Meter
@@ -44,6 +46,7 @@ class Layout(NamedTuple):
 
 HINT: Final = "hint: fleet_average_every: 0, or DistributedDataParallel of all ranks in the script"
 LEAST_NORM: Final = 1e-30
+LOOK_SECONDS: Final = 0.005
 
 
 class Averager:
@@ -53,8 +56,8 @@ class Averager:
     change since the anchor (the weights that all hosts agreed on) is averaged, by its steps and ranks.
     """
 
-    def __init__(self, sending: Sending, layout: Layout, meter: Meter) -> None:
-        self.sending, self.layout, self.meter = sending, layout, meter
+    def __init__(self, sending: Sending, layout: Layout, meter: Meter, keeper: Keeper) -> None:
+        self.sending, self.layout, self.meter, self.keeper = sending, layout, meter, keeper
         self.models: list[DistributedDataParallel] = []
         self.steps: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # since the last exchange
         self.seen = 0  # optimizer steps of any kind
@@ -63,7 +66,7 @@ class Averager:
         self._fresh = True  # no anchors yet
         self.everyone: Any = None  # groups of our own, so that nothing of the script's comes in between
         self.inside: Any = None  # the host's, of the script's own backend, for DDP
-        self._segments: Segments | None = None  # on each host's first rank
+        self.segments: Segments | None = None  # on each host's first rank
         self._beside: Any = None  # the host's, for the CPU
         self._own: list[int] = []  # the host's ranks
 
@@ -84,7 +87,7 @@ class Averager:
             if rank in ranks:
                 self.inside, self._beside = inside, beside
         if rank in [ranks[0] for ranks in hosts]:
-            self._segments = Segments(group=leaders, bits=self.sending.average_bits, outer=self.sending.average_outer)
+            self.segments = Segments(group=leaders, bits=self.sending.average_bits, outer=self.sending.average_outer)
         self._own = next(ranks for ranks in hosts if rank in ranks)
 
     @property
@@ -113,8 +116,8 @@ class Averager:
         """Weights came from elsewhere: the next step begins a round from them."""
         self._places = {}
         self._fresh = True
-        if self._segments is not None:
-            self._segments.forget()
+        if self.segments is not None:
+            self.segments.forget()
         self.steps.clear()
 
     def trains(self, optimizer: Any) -> bool:
@@ -137,6 +140,7 @@ class Averager:
             self._fresh = False
             while not self._exchange(Why.STARTS).over:
                 pass
+            self.keeper.restore(self.segments, len(self._anchor) // len(self.layout.processes))
 
     def after_step(self, optimizer: Any) -> None:
         """Exchanges once the round's steps are done; where several optimizers take turns, after the last one's."""
@@ -200,12 +204,12 @@ class Averager:
             for weights, place in self._places.items():
                 self._change[place].view(weights.shape).copy_(weights.detach())
             torch.sub(self._anchor, self._change, out=self._change).mul_(steps * len(self._own) / met.total)
-            sent = self._segments.sent_bytes if self._segments else 0
+            sent = self.segments.sent_bytes if self.segments else 0
             self._update(plain=met.all_wait)
             self._anchor.sub_(self._change)
             spread = self._write()
             self._average_buffers()
-            self.meter.exchanged((self._segments.sent_bytes if self._segments else 0) - sent, spread)
+            self.meter.exchanged((self.segments.sent_bytes if self.segments else 0) - sent, spread)
         self.steps.clear()
         return met
 
@@ -217,7 +221,11 @@ class Averager:
         numbers = sum(weights.numel() for weights in self._places)
         own = torch.tensor([int(why), steps, numbers, checksum])
         said = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-        dist.all_gather(said, own, group=self.everyone)
+        work: Any = dist.all_gather(said, own, group=self.everyone, async_op=True)
+        while not work.is_completed():
+            self.meter.clock.moves += 1  # others may have many steps to go: who does not move among them is stuck
+            time.sleep(LOOK_SECONDS)
+        work.wait()
         reasons, counts, lengths, sums = torch.stack(said).unbind(1)
         if (lengths != lengths[0]).any():
             told = ", ".join(f"rank {rank} {length}" for rank, length in enumerate(lengths.tolist()))
@@ -244,8 +252,8 @@ class Averager:
 
     def _update(self, *, plain: bool) -> None:
         """The host's first rank speaks for all of its host, whose ranks have the same weights."""
-        if self._segments is not None:
-            self._segments.exchange(self._change, plain=plain)
+        if self.segments is not None:
+            self.segments.exchange(self._change, plain=plain)
         if len(self._own) > 1:
             dist.broadcast(self._change, self._own[0], group=self._beside)
 

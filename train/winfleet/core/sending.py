@@ -58,6 +58,25 @@ class Sending:
         """As a plan's JSON has it; plans of older versions have none. Raises TypeError where it is something else."""
         return cls() if values is None else cls(**{**values, "average_outer": tuple(values["average_outer"])})
 
+    def notes(self, hosts: int, backend: str) -> list[str]:
+        """What of it has no effect, or little, in a run on so many hosts."""
+        if not self.average_every:
+            return []
+        if hosts == 1:
+            return [
+                f"fleet_average_every: {self.average_every} has no effect on one host, whose ranks send gradients on each step"
+            ]
+        found = []
+        if self.gradients != "fp32":
+            found.append(
+                f"fleet_gradients: {self.gradients} has no effect beside fleet_average_every, which sends none between hosts"
+            )
+        if backend == "nccl":
+            found.append(
+                "fleet_average_every gains nothing on the fast networks that NCCL hosts often have; the prediction tells"
+            )
+        return found
+
     def export(self, processes: Sequence[int], environ: MutableMapping[str, str]) -> None:
         """Lets ranks know by the environment, where there is anything to know; `processes` are those of each host in order."""
         environ.pop(SENDING, None)
