@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import needs_namespaces, patience
 from programs import output_of
-from winfleet.rehearsal.advice import advise, predict_run, with_cable, with_workers
+from winfleet.rehearsal.advice import advise, choose_every, predict_run, with_cable, with_workers
 from winfleet.rehearsal.allreduce import (
     BUCKET,
     FIRST_BUCKET,
@@ -221,6 +221,17 @@ def test_an_average_costs_its_share_of_a_round_and_within_a_host_ranks_send_as_a
     both = measured(pc(1, ranks=2), pc(2, ranks=2), local=local)
     far = predict(dataclasses.replace(both, average_every=10**9))
     assert far.network_seconds == pytest.approx(predict(both, 2, 2).network_seconds)
+
+
+def test_auto_is_the_fewest_steps_that_these_links_bear_or_none() -> None:
+    every, why = choose_every(measured())
+    assert every == least_every(measured()) == 128
+    assert why.startswith("128, as an exchange takes 3 s, 7% of 128 steps; ")
+    fast = RingLink(bytes_per_second=12e9, latency_seconds=1e-5)
+    assert choose_every(measured(link=fast, gradient_bytes=MIB)) == (
+        0, "this network is fast enough, gradients are sent on each step",
+    )  # fmt: skip
+    assert choose_every(measured(pc(1, ranks=2), link=None))[0] == 0
 
 
 def test_nothing_is_advised_where_nothing_is_lost() -> None:

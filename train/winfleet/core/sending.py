@@ -10,6 +10,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+AUTO: Final = "auto"  # of average_every: the rehearsal says it; until then gradients are sent
 KINDS: Final = ("fp32", "fp16")
 BITS: Final = (32, 16, 8, 4)
 SENDING: Final = "WINFLEET_SENDING"  # the environment variable by which ranks know
@@ -34,7 +35,7 @@ class Sending:
         if self.average_every < 0 or self.average_every == 1:
             raise SendingError(
                 f"fleet_average_every: {self.average_every}\n"
-                "hint: 2 or more optimizer steps, or 0, which sends gradients on each step"
+                "hint: 2 or more optimizer steps, auto, or 0, which sends gradients on each step"
             )
         if self.average_bits not in BITS:
             raise SendingError(f"fleet_average_bits: {self.average_bits}\nhint: {', '.join(map(str, BITS))}")
@@ -49,7 +50,8 @@ class Sending:
     def of_settings(cls, given: Mapping[str, Any]) -> Sending:
         """From what a user wrote: gradients, average_every, average_bits and average_outer. Raises SendingError."""
         return cls(
-            gradients=str(given["gradients"]), average_every=_whole("average_every", given["average_every"]),
+            gradients=str(given["gradients"]),
+            average_every=0 if given["average_every"] == AUTO else _whole("average_every", given["average_every"]),
             average_bits=_whole("average_bits", given["average_bits"]), average_outer=_pair(given["average_outer"]),
         )  # fmt: skip
 

@@ -19,6 +19,7 @@ from winfleet.rehearsal.prediction import (
     HostSpeed,
     Measured,
     Prediction,
+    averaging_seconds,
     least_every,
     predict,
     without_samples,
@@ -74,6 +75,23 @@ def predict_run(measured: Measured, places: Places = ANYWHERE) -> Prediction:
         planned=without_samples(measured, predict(measured)),
         grid=tuple(without_samples(measured, row) for row in known), advice=advise(measured, places), measured=measured,
     )  # fmt: skip
+
+
+def choose_every(measured: Measured) -> tuple[int, str]:
+    """What fleet_average_every: auto is for these links and steps, and why; 0: gradients on each step."""
+    if measured.link is None or len(measured.hosts) < 2:
+        return 0, "one host has nobody to average with; gradients are sent on each step"
+    every = least_every(measured)
+    plain = predict(dataclasses.replace(measured, average_every=0))
+    averaged = predict(dataclasses.replace(measured, average_every=every))
+    if averaged.step_seconds * LEAST_GAIN > plain.step_seconds:
+        return 0, "this network is fast enough, gradients are sent on each step"
+    exchange = averaging_seconds(measured, len(measured.hosts))
+    share = exchange / every / averaged.step_seconds
+    return every, (
+        f"{every}, as an exchange takes {exchange:.2g} s, {share:.0%} of {every} steps; "
+        f"{plain.step_seconds / averaged.step_seconds:.1f} times the speed of gradients on each step"
+    )
 
 
 def advise(measured: Measured, places: Places = ANYWHERE) -> tuple[Advice, ...]:
