@@ -51,8 +51,10 @@ def optimize(model: torch.nn.Module) -> torch.optim.Optimizer:
 
 def prepare(plain: torch.nn.Sequential, step: int) -> None:
     """What the variant does before a step."""
-    if WANTED == "other weights" and RANK == 1 and step == 1:
-        plain.load_state_dict(make().state_dict())
+    if WANTED == "other weights" and step == 6:
+        if RANK == 1:
+            plain.load_state_dict(make().state_dict())
+        dist.barrier()
     if WANTED == "frozen" and step in (1, 6):
         plain[0].requires_grad_(step == 6)
     if WANTED == "frozen on one" and step == 6 and RANK == 1:

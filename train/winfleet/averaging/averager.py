@@ -7,6 +7,7 @@ import math
 import time
 import weakref
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -47,6 +48,7 @@ class Layout(NamedTuple):
 HINT: Final = "hint: fleet_average_every: 0, or DistributedDataParallel of all ranks in the script"
 LEAST_NORM: Final = 1e-30
 LOOK_SECONDS: Final = 0.005
+PATIENCE: Final = timedelta(days=1)  # of our groups: who waits here waits for a whole round; a lost host ends it before
 
 
 class Averager:
@@ -80,10 +82,10 @@ class Averager:
                 f"the script's process group has {dist.get_world_size()} ranks, and the run {sum(self.layout.processes)}\n"
                 f"{HINT}"
             )
-        self.everyone = dist.new_group(backend="gloo")
-        leaders = dist.new_group([ranks[0] for ranks in hosts], backend="gloo")
+        self.everyone = dist.new_group(backend="gloo", timeout=PATIENCE)
+        leaders = dist.new_group([ranks[0] for ranks in hosts], backend="gloo", timeout=PATIENCE)
         for ranks in hosts:
-            inside, beside = dist.new_group(ranks), dist.new_group(ranks, backend="gloo")
+            inside, beside = dist.new_group(ranks), dist.new_group(ranks, backend="gloo", timeout=PATIENCE)
             if rank in ranks:
                 self.inside, self._beside = inside, beside
         if rank in [ranks[0] for ranks in hosts]:
@@ -135,6 +137,10 @@ class Averager:
             raise AveragingError(f"{type(optimizer).__name__} trains no model of DistributedDataParallel\n{HINT}")
         if not self.trains(optimizer):
             return
+        self._begin()
+
+    def _begin(self) -> None:
+        """A round begins, or goes on with what is trained now."""
         self._lay_out(keep=True)
         if self._fresh:
             self._fresh = False
@@ -158,7 +164,8 @@ class Averager:
 
         Where all ranks stand at the same place, what they have then is the plain mean.
         """
-        if self._places and dist.is_initialized():
+        if self.models and dist.is_initialized():
+            self._begin()
             while not self._exchange(Why.WAITS).over:
                 pass
 
