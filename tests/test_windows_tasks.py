@@ -3,12 +3,11 @@
 import contextlib
 import os
 import signal
-import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from conftest import ROOT, wait_until
-from lab_place import LAB, SETTINGS
+from conftest import ROOT
 from windows_lab import Lab, in_the_lab, windows
 
 pytestmark = in_the_lab
@@ -24,6 +23,7 @@ set_state = ctypes.WinDLL("kernel32").SetThreadExecutionState
 set_state.restype = ctypes.c_uint32
 print(hex(set_state(ctypes.c_uint32(0x80000000))))
 """
+DESKTOP_SECONDS = 3.0  # by then who opened the window is done with it
 # The task is registered and Windows does not start it.
 LAUNCH = """
 import subprocess, sys
@@ -42,19 +42,23 @@ except control.HostError as error:
 
 
 @contextlib.contextmanager
-def desktop(lab: Lab, pc: str) -> Iterator[None]:
-    """Wine's desktop is there meanwhile: it comes with the first window, and would hold the pipes of whoever waits for that one."""
-    command = [str(LAB), "run", pc, "powershell.exe", "-Command", "Start-Sleep 600"]
-    with subprocess.Popen(
-        command, env=SETTINGS, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as window:
-        try:
-            wait_until(lambda: lab.processes(pc, "explorer.exe /desktop"), 60, "the desktop")
-            yield
-        finally:
-            window.kill()
-            for pid in lab.processes(pc, "Start-Sleep"):
-                os.kill(pid, signal.SIGKILL)
+def ending_desktops(lab: Lab, pc: str) -> Iterator[None]:
+    """Ends Wine's desktop meanwhile: it comes with a first window, and holds the pipes of whoever waits for that one to end."""
+    over = threading.Event()
+
+    def end() -> None:
+        while not over.wait(DESKTOP_SECONDS):
+            for pid in lab.processes(pc, "explorer.exe /desktop"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    ending = threading.Thread(target=end)
+    ending.start()
+    try:
+        yield
+    finally:
+        over.set()
+        ending.join()
 
 
 def test_a_launcher_keeps_its_pc_awake(lab: Lab, tmp_path: Path) -> None:
@@ -69,7 +73,7 @@ def test_a_task_that_windows_does_not_start_is_told_with_its_result_and_the_fix(
     folder.mkdir(parents=True)
     script.write_text(LAUNCH.format(package=windows(ROOT / "train")), "utf-8")
     refused = f"$null = mkdir -Force C:\\lab\\tasks; Set-Content C:\\lab\\tasks\\launcher.refused {0x80070569 - 2**32}"
-    with desktop(lab, pc):
+    with ending_desktops(lab, pc):
         assert lab.command("run", pc, "powershell.exe", "-Command", refused).returncode == 0
         try:
             done = lab.command("run", pc, PYTHON, windows(script), windows(folder))
