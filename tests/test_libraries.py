@@ -130,7 +130,6 @@ device, backend = 'cpu', 'gloo'
     return RunHosts(folder, FOLDER / "nano.py", files)
 
 
-@pytest.mark.proof
 def test_nanogpts_shape_goes_on_from_rank_0s_file_and_its_own_division_and_scaling_are_undone(tmp_path: Path) -> None:
     hosts = nano(tmp_path)
     hosts.launch("config/train_cycle.py", stop_at=12)
