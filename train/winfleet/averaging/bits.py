@@ -1,7 +1,6 @@
 """Numbers in few bits, as they are sent: blocks that share a scale.
 
-All is done in parts of some hundred thousand numbers, which stay in a processor's cache; whole vectors between the steps
-took five times as long.
+All is done in parts of some hundred thousand numbers, which stay in a processor's cache.
 """
 
 from __future__ import annotations

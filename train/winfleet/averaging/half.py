@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-SCALED_PEAK: Final = 16.0  # of a bucket's mean: the next step's may be 4,000 times as large, and numbers 4 million times smaller keep their digits
+SCALED_PEAK: Final = 16.0  # of a bucket's mean: the next may be 4,000 times as large, and numbers to 260,000 times smaller keep their digits
 LARGEST_EXPONENT: Final = 100  # of a scale
 
 
