@@ -46,9 +46,9 @@ def install(averager: Averager) -> None:
     _meet_optimizers(averager)
     _meet_waits(averager)
     for module, owner, method in TOGETHER:
-        _once_imported(module, functools.partial(_flush_before, averager, owner, method))
+        _once_imported(module, functools.partial(_flush_at, averager, owner, method))
     for module, owner, method in TRAININGS:
-        _once_imported(module, functools.partial(_flush_behind, averager, owner, method))
+        _once_imported(module, functools.partial(_flush_at, averager, owner, method, behind=True))
     for module, owner, name in REFUSED:
         _once_imported(module, functools.partial(_refuse, owner, name))
 
@@ -127,22 +127,15 @@ def _flushing(averager: Averager, function: Callable[..., Any]) -> Callable[...,
     return wrapper
 
 
-def _flush_before(averager: Averager, owner: str, method: str, module: Any) -> None:
+def _flush_at(averager: Averager, owner: str, method: str, module: Any, *, behind: bool = False) -> None:
     function = getattr(getattr(module, owner), method)
 
     def wrapper(*args: Any, **options: Any) -> Any:
-        averager.flush()
-        return function(*args, **options)
-
-    setattr(getattr(module, owner), method, wrapper)
-
-
-def _flush_behind(averager: Averager, owner: str, method: str, module: Any) -> None:
-    function = getattr(getattr(module, owner), method)
-
-    def wrapper(*args: Any, **options: Any) -> Any:
+        if not behind:
+            averager.flush()
         done = function(*args, **options)
-        averager.flush()
+        if behind:
+            averager.flush()
         return done
 
     setattr(getattr(module, owner), method, wrapper)
