@@ -111,6 +111,10 @@ class Wine:
             "LC_ALL": os.environ.get("LC_ALL", "C.UTF-8"),
             "WINEPATH": PROGRAMS_HOME,  # powershell, powercfg, winrm, … for every program
             "DOTNET_EnableWriteXorExecute": "0",  # .NET's W^X mapping crashes under Wine 8
+            # a task's program lives for a second: counts for a better compilation, and collections of garbage, are a tenth of it
+            "DOTNET_TieredPGO": "0",
+            "DOTNET_gcConcurrent": "0",
+            "DOTNET_GCgen0size": "0x4000000",
             "WINEDLLOVERRIDES": f"{os.environ.get('WINEDLLOVERRIDES', '')};shutdown.exe=n".lstrip(";"),
         }  # ours, not Wine's
 
