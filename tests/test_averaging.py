@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ENVIRONMENT, SCRIPTS
+from conftest import ENVIRONMENT, SCRIPTS, patience, wait_until
 from launchers import Launch, copied, launch
 from programs import end_ranks
 from run_hosts import RunHosts
 from winfleet.averaging.bits import BLOCK, PART, decode, encode
 from winfleet.core.sending import Sending
+from winfleet.core.status import fetch
+from winfleet.view.verdict import find_culprit, find_slowest
 
 __all__ = ["copied", "launch"]
 SCRIPT = SCRIPTS / "averages.py"
@@ -117,6 +119,7 @@ def test_ranks_that_begin_with_other_weights_take_those_of_rank_0_and_that_is_sa
     ("variant", "said"),
     [
         ("FSDP", "FSDP needs all ranks on every step, so its weights cannot be averaged every few steps"),
+        ("DeepSpeed", "DeepSpeed needs all ranks on every step, so its weights cannot be averaged every few steps"),
         ("ZeroRedundancyOptimizer", "ZeroRedundancyOptimizer needs all ranks on every step"),
         ("SyncBatchNorm", "1 is a SyncBatchNorm, which needs all ranks in every forward pass"),
         ("own group", "a DistributedDataParallel has a process group of the script's own, not all ranks"),
@@ -125,10 +128,55 @@ def test_ranks_that_begin_with_other_weights_take_those_of_rank_0_and_that_is_sa
     ],
 )
 def test_what_cannot_be_averaged_is_refused_by_name(tmp_path: Path, variant: str, said: str) -> None:
+    (tmp_path / "deepspeed.py").write_text("def initialize(model):\n    return model\n")
     log = run(tmp_path, variant, ends=1, average_every=4)[0]
     assert said in log
     assert "hint: " in log
     assert variant == "frozen on one" or "step 1 " not in log
+
+
+def test_a_collective_of_one_rank_alone_is_named_with_the_steps_of_all(launch: Launch) -> None:
+    sending = Sending(average_every=4)
+    cluster = launch((1, 1), str(SCRIPT), "own collective", sending=sending, stuck_seconds=round(patience(3)))
+
+    def said() -> str:
+        return find_culprit([fetch(f"127.0.0.{host}") for host in (1, 2)]) or ""
+
+    cluster.wait_for_training()
+    wait_until(said, 30, "a word of the ranks that wait for one another")
+    place = r"rank 0 waits for all ranks in averages.py:\d+ in prepare, in all_reduce \(optimizer step 5\)"
+    assert re.match(rf"{place}, rank 1 in an exchange of weights \(step 8\): ", said())
+    assert "torch.distributed.barrier() on every rank" in said()
+    cluster.stop(0, 1, grace_seconds=1)
+    assert cluster.ends() == [3, 3]
+
+
+def test_a_host_that_goes_away_in_an_exchange_is_named(launch: Launch) -> None:
+    cluster = launch((1, 1), str(SCRIPT), "stands", sending=Sending(average_every=2))
+    cluster.wait_for_training()
+    wait_until(lambda: cluster.status(0)["ranks"][0]["meets"], 60, "an exchange that waits for a rank")
+    cluster.launchers[1].kill()
+    code, said = cluster.end(0, seconds=15)
+    assert code == 1
+    assert "lost pc2" in said
+
+
+def test_a_host_four_times_slower_is_named_and_all_do_the_same_steps(launch: Launch) -> None:
+    cluster = launch((1, 1), str(SCRIPT), "slow", "100000", sending=Sending(average_every=4))
+
+    def slowest() -> str:
+        return find_slowest([fetch(f"127.0.0.{host}") for host in (1, 2)]) or ""
+
+    cluster.wait_for_training()
+    wait_until(slowest, 30, "who is slowest")
+    assert re.match(r"rank 1 on pc2 is slowest: it computes 0\.2\d* s a step, the others 0\.0\d+ s$", slowest())
+    quick = fetch("127.0.0.1").ranks[0]
+    assert quick.communication_seconds is not None
+    assert quick.compute_seconds is not None
+    assert quick.communication_seconds > quick.compute_seconds
+    cluster.stop(0, grace_seconds=30)
+    assert cluster.ends() == [3, 3]
+    assert len({cluster.status(host)["ranks"][0]["count"] for host in (0, 1)}) == 1
 
 
 def test_a_stop_ends_a_round_early_and_all_ranks_have_the_same(launch: Launch) -> None:

@@ -16,6 +16,7 @@ from builders import pcs
 from conftest import Fleet, needs_namespaces, patience, processes_with
 from namespaces import Net, made
 from winfleet.core.plan import Plan
+from winfleet.core.sending import Sending
 from winfleet.rank.trial import Step, Trial, summarize
 from winfleet.rehearsal import checks, controller, peers, summary
 from winfleet.rehearsal.checks import Facts
@@ -190,6 +191,18 @@ def test_a_device_that_multiplies_wrongly_is_named() -> None:
     answers = {"pc1": [{"error": ""}], "pc2": [{"error": ""}, {"error": "torch finds no GPU"}]}
     (wrong,) = said(checks.check_devices(answers, plan_of(1, 2)))
     assert wrong.startswith("pc2: torch finds no GPU (rank 2)\n  hint: run nvidia-smi there;")
+
+
+def test_averaging_that_does_not_fit_into_a_hosts_memory_is_refused() -> None:
+    averaging = dataclasses.replace(plan_of(1, 2), sending=Sending(average_every=8))
+    measured, gib = Rehearsed(trials={"CPU": dataclasses.replace(TRIAL, tensor_bytes=(2**30,))}), 2**30
+    found = Outcome(measured=measured, memory_free={"pc1": 3 * gib, "pc2": 4 * gib})
+    assert found.lacks_memory(plan_of(1, 2)) == []
+    (lacks,) = said(
+        found.lacks_memory(averaging)
+    )  # 2 GiB a process, half of one for momentum and half of one on its way
+    assert lacks.startswith("pc2: averaging keeps 5.0 GiB in the host's memory, and 4.0 GiB are free\n  hint: ")
+    assert Outcome(measured=measured).lacks_memory(averaging) == [], "a host of an older version says nothing of it"
 
 
 # --- what is measured

@@ -42,6 +42,7 @@ class ActionModule(Action):
             self.say(f"  fleet_average_every: {why}")
             plan = dataclasses.replace(plan, sending=dataclasses.replace(plan.sending, average_every=every))
             prediction = predict_plan(plan, outcome.measured)
+        self.stop_at(outcome.lacks_memory(plan), warnings)
         if text := describe(plan, outcome, prediction):
             self.say(text)
         if prediction is not None:

@@ -4,8 +4,10 @@ Prints what it did and, at its end, a digest of its weights for each rank: the s
 """
 
 import hashlib
+import importlib
 import os
 import sys
+import time
 
 import torch
 import torch.distributed as dist
@@ -34,6 +36,11 @@ def share(plain: torch.nn.Module) -> torch.nn.Module:
         from torch.distributed.fsdp import FullyShardedDataParallel
 
         return FullyShardedDataParallel(plain)
+    if WANTED == "DeepSpeed":
+        sys.path.insert(0, os.getcwd())  # the test has put something of this name there
+        deepspeed = importlib.import_module("deepspeed")
+        engine: torch.nn.Module = deepspeed.initialize(model=plain)
+        return engine
     if WANTED == "no DDP":
         return plain
     if WANTED == "own group":
@@ -57,6 +64,12 @@ def prepare(plain: torch.nn.Sequential, step: int) -> None:
         dist.barrier()
     if WANTED == "frozen" and step in (1, 6):
         plain[0].requires_grad_(step == 6)
+    if WANTED == "slow":
+        time.sleep(0.2 if RANK else 0.05)
+    if WANTED == "stands" and step == 3 and RANK == 1:
+        time.sleep(100_000)
+    if WANTED == "own collective" and step == 6 and RANK == 0:
+        dist.all_reduce(torch.ones(1))
     if WANTED == "frozen on one" and step == 6 and RANK == 1:
         plain[0].requires_grad_(False)
 

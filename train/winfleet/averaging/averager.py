@@ -231,7 +231,9 @@ class Averager:
         work: Any = dist.all_gather(said, own, group=self.everyone, async_op=True)
         while not work.is_completed():
             self.meter.clock.moves += 1  # others may have many steps to go: who does not move among them is stuck
+            self.meter.values["meets"] = True
             time.sleep(LOOK_SECONDS)
+        self.meter.values["meets"] = False
         work.wait()
         reasons, counts, lengths, sums = torch.stack(said).unbind(1)
         if (lengths != lengths[0]).any():

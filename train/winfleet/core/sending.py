@@ -79,6 +79,17 @@ class Sending:
             )
         return found
 
+    def memory_bytes(self, gradient_bytes: int, processes: int, hosts: int) -> int:
+        """Of a host's memory that averaging takes beside a training without it; `gradient_bytes` are those of weights in fp32.
+
+        Each process has the anchor and the change, the first one the momentum of its segment and what it sends and gets.
+        """
+        if not self.average_every or hosts < 2:
+            return 0
+        momentum = gradient_bytes // hosts if self.average_outer[1] else 0
+        on_way = 4 * gradient_bytes * self.average_bits // 32 * (hosts - 1) // hosts  # shares and updates, both ways
+        return 2 * gradient_bytes * processes + momentum + on_way
+
     def export(self, processes: Sequence[int], environ: MutableMapping[str, str]) -> None:
         """Lets ranks know by the environment, where there is anything to know; `processes` are those of each host in order."""
         environ.pop(SENDING, None)

@@ -81,6 +81,7 @@ class Rank:
     rounds: int = 0  # in which hosts have averaged their weights,
     round_bytes: int = 0  # what this host has sent in them,
     spread: float | None = None  # and how far its weights were from the mean in the last one, as a share of their norm
+    meets: bool = False  # it has come to an exchange of weights, and waits for ranks that have not
     batch_size: int | None = None  # samples of a micro-batch
     micro_batches: int | None = None  # backward passes of an optimizer step
     moves: int = 0  # batches, backward passes, collectives and steps so far

@@ -22,6 +22,7 @@ LACKS_PACKAGE: Final = (
 LACKS_FILE: Final = (
     "it is neither in the code nor in the data that were sent: is it ignored by git, or a path of this machine?"
 )
+GIB: Final = 2**30
 SLOW_NAME_SECONDS: Final = 2.0
 SLOW_LINK: Final = 0.5  # of the cluster's median link: a bad cable, a port of 100 Mbit/s, Wi-Fi
 SHOWN: Final = 3
@@ -43,6 +44,7 @@ class Facts:
     host_name: str = ""
     resolves: tuple[str, ...] = ()
     resolve_seconds: float = 0.0
+    memory_free_bytes: int | None = None
 
     @classmethod
     def parse(cls, values: object) -> Facts | None:
@@ -251,6 +253,20 @@ def check_devices(answers: Mapping[str, Any], plan: Plan) -> list[Problem]:
                     hint="run nvidia-smi there; a torch without CUDA, or a driver too old for it, is made good by uv_env_torch_backend=auto",
                 ))  # fmt: skip
     return problems
+
+
+def check_memory(plan: Plan, gradient_bytes: int, free: Mapping[str, int]) -> list[Problem]:
+    """What averaging keeps in a host's memory; `free`: host -> bytes, before its ranks have started."""
+    found = []
+    for host in plan.hosts:
+        needed = plan.sending.memory_bytes(gradient_bytes, host.processes, len(plan.hosts))
+        if needed > free.get(host.name, needed):
+            found.append(Problem(
+                where=host.name, check="memory",
+                what=f"averaging keeps {needed / GIB:.1f} GiB in the host's memory, and {free[host.name] / GIB:.1f} GiB are free",
+                hint="fleet_average_every: 0, fewer processes there, or end what else takes its memory",
+            ))  # fmt: skip
+    return found
 
 
 def check_trials(lacking: Sequence[tuple[str, str]]) -> list[Problem]:

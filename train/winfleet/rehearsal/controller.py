@@ -30,6 +30,7 @@ from winfleet.rehearsal.checks import (
     check_folders,
     check_links,
     check_locks,
+    check_memory,
     check_ports,
     check_reached,
     check_trials,
@@ -84,6 +85,12 @@ class Outcome:
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     measured: Rehearsed = field(default_factory=Rehearsed)
+    memory_free: Mapping[str, int] = field(default_factory=dict)  # bytes of each host, before its ranks started
+
+    def lacks_memory(self, plan: Plan) -> list[Problem]:
+        """Hosts on which the plan's way of averaging does not fit beside nothing else."""
+        size = max((trial.gradient_bytes for trial in self.measured.trials.values()), default=0)
+        return check_memory(plan, size, self.memory_free)
 
 
 def kind_of(host: Host) -> str:
@@ -323,7 +330,12 @@ def rehearse(plan: Plan, token: str, shelf: Shelf, steps: int, allowed: Sequence
             if not found:
                 shelf.put(key, measured)
         notes = (*rehearsal.notes, *note_slow_links(measured.links))
-        return Outcome(problems=tuple(problems), notes=notes, measured=measured)
+        free = {
+            name: facts.memory_free_bytes
+            for name, facts in rehearsal.facts.items()
+            if facts.memory_free_bytes is not None
+        }
+        return Outcome(problems=tuple(problems), notes=notes, measured=measured, memory_free=free)
 
 
 def measure(rehearsal: Rehearsal, shelf: Shelf, steps: int) -> tuple[Rehearsed, list[Problem]]:

@@ -13,6 +13,8 @@ import time
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+import psutil
+
 from winfleet.core.plan import Plan
 from winfleet.environments.environment import lock_of
 from winfleet.transfer.folders import digest
@@ -31,6 +33,7 @@ def tell(plan: Plan, home: Path) -> dict[str, Any]:
     return {
         "python": platform.python_version(), "lock": lock_of_this(home), "packages": versions(), "folders": found,
         "host_name": name, "resolves": addresses, "resolve_seconds": seconds,
+        "memory_free_bytes": psutil.virtual_memory().available,
     }  # fmt: skip
 
 

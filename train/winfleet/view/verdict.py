@@ -128,9 +128,23 @@ def find_culprit(statuses: Sequence[Status]) -> str | None:
         return f"{wait} {named}"
     if ended:
         return f"{wait} {' and '.join(f'rank {rank.rank} on {host}' for host, rank in ended[:3])}, which has ended"
+    meeting = [rank for _, rank in found if rank.meets]
+    if meeting and len(waiting) + len(meeting) == len(found):
+        return _torn(next(rank for _, rank in stuck), waiting, meeting)
     if len(waiting) < len(found):
         return None
     return f"{wait} one another: the network, or ranks with different numbers of batches"
+
+
+def _torn(first: Rank, waiting: Sequence[int], meeting: Sequence[Rank]) -> str:
+    """Ranks that wait for one another at different places: in a collective of the script's own, and in an exchange of weights."""
+    came = sorted({rank.count for rank in meeting})
+    return (
+        f"{name_ranks(waiting)} wait{'s' if len(waiting) == 1 else ''} for all ranks in {first.place} (optimizer step {first.count}), "
+        f"{name_ranks([rank.rank for rank in meeting])} in an exchange of weights (step {' and '.join(map(str, came))}): with "
+        "fleet_average_every ranks are together after their steps alone; put torch.distributed.barrier() on every rank before "
+        "a collective of the script's own"
+    )
 
 
 def find_apart(statuses: Sequence[Status]) -> str | None:
