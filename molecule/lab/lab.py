@@ -56,6 +56,7 @@ for port in sys.argv[2:]:
             print(port, "filtered", flush=True)
 """
 STARTS = 3
+DRAIN_SECONDS = 2.0  # for what a program that has ended still has in its pipes
 NOT_STARTED = b"ShellExecuteEx"  # Wine's word for it in every language
 LISTEN = """
 import socket, sys
@@ -508,19 +509,23 @@ class Lab:
     def _run(self, pc: str, command: list[str]) -> tuple[int, bool]:
         """Exit code, and whether anything was started: Wine sometimes cannot start a program just after the boot."""
         folder = self.folder / pc / "drive_c/users" / self.settings.user
-        with subprocess.Popen(
+        process = subprocess.Popen(
             self.inside(pc, "wine", *command), env=self.environment(pc), cwd=folder,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        ) as process:  # fmt: skip
-            # through pipes: Wine 8 hands some programs an invalid handle when their output is a file
-            assert process.stdout
-            assert process.stderr
-            said: list[bytes] = []
-            errors = threading.Thread(target=hand_on, args=(noted(process.stderr, said), sys.stderr.buffer))
-            errors.start()
-            hand_on(process.stdout, sys.stdout.buffer)
-            errors.join()
-            code = process.wait()
+        )  # fmt: skip
+        # through pipes: Wine 8 hands some programs an invalid handle when their output is a file
+        assert process.stdout
+        assert process.stderr
+        said: list[bytes] = []
+        readers = [
+            threading.Thread(target=hand_on, args=(source, target.buffer), daemon=True)
+            for source, target in ((process.stdout, sys.stdout), (noted(process.stderr, said), sys.stderr))
+        ]
+        for reader in readers:
+            reader.start()
+        code = process.wait()
+        for reader in readers:  # Wine's desktop, where the program was the first to need one, keeps the other ends
+            reader.join(DRAIN_SECONDS)
         return code, code == 0 or not any(NOT_STARTED in line for line in said)
 
     def open(self, pc: str) -> None:
