@@ -195,22 +195,26 @@ def test_a_stop_ends_a_round_early_and_all_ranks_have_the_same(launch: Launch) -
 
 @pytest.mark.parametrize(
     ("script", "stop", "checkpoint"),
-    [("hf_trainer.py", 11, "out/checkpoint-{}/model.safetensors"), ("lightning_fit.py", 0, "")],
+    [
+        ("hf_trainer.py", 11, "out/checkpoint-{}/model.safetensors"),
+        ("lightning_fit.py", 18, "lightning_logs/version_0/checkpoints/epoch=1-step={}.ckpt"),
+    ],
 )
 def test_librarys_trainers_average_save_and_end_with_the_mean(
     tmp_path: Path, script: str, stop: int, checkpoint: str
 ) -> None:
     hosts = RunHosts(tmp_path, SCRIPTS / "libraries" / script)
     sending = Sending(average_every=4)
-    if stop:
-        hosts.launch(stop_at=stop, sending=sending)
-        stopped = hosts.rank(1)
-        assert stopped.rounds > stop // 4
-        saved = hosts.work(1) / checkpoint.format(stopped.step)
-        assert saved.is_file()
-        assert (hosts.work(2) / saved.relative_to(hosts.work(1)).parent / "winfleet_momentum_1.pt").is_file()
+    hosts.launch(stop_at=stop, sending=sending)
+    stopped = hosts.rank(1)
+    assert stopped.rounds > stop // 4
+    saved = checkpoint.format(stopped.step)
+    assert (hosts.work(1) / saved).is_file()
+    beside = [path.name for path in (hosts.work(2) / saved).parent.glob("winfleet_momentum*.pt")]
+    assert beside == ["winfleet_momentum_1.pt" if "safetensors" in saved else "winfleet_momentum.pt"]
     hosts.launch(sending=sending)
-    assert bool(stop) == ("winfleet: the momentum of averages goes on from out/checkpoint-" in hosts.log(1))
+    whole = saved.removesuffix("/model.safetensors")
+    assert f"winfleet: the momentum of averages goes on from {whole}\n" in hosts.log(1)
     ends = {re.findall(r"^WEIGHTS (\w+)$", hosts.log(number), re.MULTILINE)[0] for number in (1, 2)}
     assert len(ends) == 1
     assert all(hosts.rank(number).rounds >= 3 for number in (1, 2))

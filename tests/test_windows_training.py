@@ -362,6 +362,27 @@ def test_a_rank_that_raises_ends_all_ranks_of_both_hosts_and_all_go_on_from_rank
     assert (cluster.logs / "bad" / "out" / "step_000020" / "model.pt").is_file()
 
 
+def test_hosts_of_one_and_two_ranks_average_and_hold_the_same_weights_bit_for_bit(cluster: Cluster) -> None:
+    cluster.hosts[TWO] = {"fleet_processes": 2}
+    command = ("fleet_command=averages.py plain 12", "fleet_average_every=4", "fleet_run=averaged")
+    done = cluster.play("deploy_and_train.yml", *command, seconds=START_SECONDS)
+    assert done.returncode == 0, done.stdout
+    logs = [cluster.rank_log("averaged", host, rank) for host, rank in ((ONE, 0), (TWO, 1), (TWO, 2))]
+    for words in ("step 4 .*", "step 12 .*", "at last"):
+        assert len({re.findall(rf"{words} ([0-9a-f]{{12}})$", log, re.MULTILINE)[0] for log in logs}) == 1, logs
+    assert re.search(r"hosts have averaged their weights [34] times: each sent [0-9.]+ MB", done.stdout, re.IGNORECASE)
+
+    cluster.variables.update(
+        fleet_project=str(ROOT / "train"), fleet_data=str(ROOT / "data" / "text"),
+        fleet_config=str(ROOT / "molecule" / "hosts" / "train_config.yaml"),
+    )  # fmt: skip
+    done = cluster.play("deploy_and_train.yml", "fleet_average_every=5", "fleet_run=default-averaged", seconds=420)
+    assert done.returncode == 0, done.stdout
+    fell = re.search(r"validation loss fell from ([0-9.]+) to ([0-9.]+) · 3 processes on 2 hosts", done.stdout)
+    assert fell, done.stdout
+    assert float(fell[2]) < float(fell[1])
+
+
 def test_the_end_of_a_launcher_ends_its_ranks_and_the_run(cluster: Cluster) -> None:
     with begun(cluster, SLOW, "fleet_run=killed", "launch_silent_seconds=12") as following:
         cluster.wait_for_step("killed", 3, START_SECONDS)

@@ -130,6 +130,7 @@ def _flushing(averager: Averager, function: Callable[..., Any]) -> Callable[...,
 def _flush_at(averager: Averager, owner: str, method: str, module: Any, *, behind: bool = False) -> None:
     function = getattr(getattr(module, owner), method)
 
+    @functools.wraps(function)
     def wrapper(*args: Any, **options: Any) -> Any:
         if not behind:
             averager.flush()

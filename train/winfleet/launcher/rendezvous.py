@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -31,6 +30,7 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
 from winfleet.core.plan import RANKS_PORT
+from winfleet.machine.ports import listener
 
 BEAT_SECONDS: Final = 1.0
 LEFT: Final = "left"
@@ -101,16 +101,9 @@ class PlanRendezvous(RendezvousHandler):
         return self._store
 
     def _host_store(self) -> TCPStore:
-        listener = None
-        if os.name != "nt":  # TCPStore binds every address unless it is given a socket, which it takes on POSIX alone
-            with socket.socket() as bound:
-                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                bound.bind((self.address, self.agents_port))
-                bound.listen(64)
-                listener = bound.detach()
         return TCPStore(
             self.address, self.agents_port, None, True, timedelta(seconds=self.start_timeout),
-            wait_for_workers=False, master_listen_fd=listener, use_libuv=False,
+            wait_for_workers=False, master_listen_fd=listener(self.address, self.agents_port), use_libuv=False,
         )  # fmt: skip
 
     def _join_store(self) -> TCPStore:

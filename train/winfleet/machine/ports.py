@@ -13,6 +13,7 @@ from pathlib import Path
 from ..core.errors import HostError
 
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)
+BACKLOG = 64
 LEAVE_SECONDS = 20.0  # for an earlier program of ours to leave a port
 
 
@@ -27,6 +28,20 @@ def bind_error(address: str, port: int) -> OSError | None:
         except OSError as error:
             return error
     return None
+
+
+def listener(address: str, port: int) -> int | None:
+    """A socket's descriptor that listens there alone, for a TCPStore, which by itself binds every address.
+
+    None on Windows, where TCPStore takes none. Raises OSError where the port cannot be had.
+    """
+    if os.name == "nt":
+        return None
+    with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((address, port))
+        bound.listen(BACKLOG)
+        return bound.detach()
 
 
 def wait_for_port(address: str, port: int, seconds: float = LEAVE_SECONDS) -> None:

@@ -17,6 +17,8 @@ from typing import Any, Final
 
 from torch.distributed import TCPStore
 
+from winfleet.machine.ports import listener
+
 POLL_SECONDS: Final = 0.02
 CONNECT_SECONDS: Final = 1.0
 STORE_SECONDS: Final = 60.0  # for an answer of a store that listens
@@ -51,9 +53,13 @@ def held(say: Callable[[str], object]) -> Iterator[None]:
     say("joining")
     if not first:
         wait_for_port(address)
+    bound = None
+    if first:
+        with contextlib.suppress(OSError):  # torch says it in its own words
+            bound = listener(*address)
     store = TCPStore(
         *address, None, first, timedelta(seconds=STORE_SECONDS), wait_for_workers=False, multi_tenant=True,
-        use_libuv=os.environ.get("USE_LIBUV", "1") == "1",
+        master_listen_fd=bound, use_libuv=os.environ.get("USE_LIBUV", "1") == "1",
     )  # fmt: skip
     come = store.add(MET, 1)
     if come < world_size:
