@@ -1,9 +1,9 @@
 """Compares DDP's gradients in fp16, and averages every few steps, with plain DDP on emulated GPUs; needs root.
 
-    TORCH_CPP_LOG_LEVEL=ERROR .venv/bin/python bench/averaging.py [--gbit 0.1 1] [--hosts 2 4]
+    TORCH_CPP_LOG_LEVEL=ERROR .venv/bin/python bench/averaging.py [--gbit 0.1 1] [--hosts 2 4] [--factor 1]
 
 The model has 25 million weights and a step computes for 0.3 s; links are as fast as they would be, bytes and the work of
-encoding are real. The base is one host's pace, which is that of its sleep. Speed alone: what it does to a loss is not
+encoding are real. With more hosts than cores, whose encoding would wait for a core, a factor slows compute and links. The base is one host's pace, which is that of its sleep. Speed alone: what it does to a loss is not
 measured here. Whatever the figures say, it exits with 0; with 1 where ranks fail. See bench/README.md.
 """
 
@@ -26,7 +26,7 @@ from winfleet import averaging
 from winfleet.core.sending import Sending
 from winfleet.rank.meter import Meter
 from winfleet.rank.timing import watch_waits
-from winfleet.rehearsal.allreduce import ddp_buckets
+from winfleet.rehearsal.allreduce import RingLink, ddp_buckets
 from winfleet.rehearsal.prediction import HostSpeed, Measured, predict
 
 WEIGHTS_MIB: Final = 25e6 * 4 / 2**20
@@ -78,7 +78,7 @@ def train(case: Case, choice: Choice) -> float:
     if choice.sending != Sending():
         averaging.install(choice.sending, (case.ranks_per_host,) * case.hosts, meter)
     dist.init_process_group("gloo", timeout=TIMEOUT)
-    emulated = Emulated(case, case.micro_batch_seconds, 1e-4)
+    emulated = Emulated(case, case.micro_batch_seconds * case.factor, 1e-4)
     model = nn.parallel.DistributedDataParallel(emulated)
     optimizer = Nothing(model.parameters())
     x = torch.ones(1, requires_grad=True)
@@ -94,30 +94,33 @@ def train(case: Case, choice: Choice) -> float:
     return took / choice.steps
 
 
-def forecast(case: Case, choice: Choice, link: Any) -> float:
+def forecast(case: Case, choice: Choice, link: RingLink) -> float:
     """Seconds of a step, as predicted from the link and the compute."""
     buckets = ddp_buckets([4 * case.layer_floats] * case.layers)
     hosts = [
         HostSpeed(name=f"host{host}", kind="GPU", ranks=1, micro_batch_seconds=COMPUTE) for host in range(case.hosts)
     ]
     sending = choice.sending
+    link = RingLink(
+        bytes_per_second=link.bytes_per_second * case.factor, latency_seconds=link.latency_seconds / case.factor
+    )
     return predict(Measured(
         hosts=tuple(hosts), gradient_bytes=sum(buckets), bucket_bytes=buckets, samples=1, link=link,
         gradients=sending.gradients, average_every=sending.average_every, average_bits=sending.average_bits,
     )).step_seconds  # fmt: skip
 
 
-def compare(gbit: float, hosts: int) -> None:
+def compare(gbit: float, hosts: int, factor: float, choices: Sequence[Choice]) -> None:
     """Prints a table of one link and number of hosts. Raises NetError."""
-    case = Case(hosts=hosts, gbit=gbit, gradient_mib=WEIGHTS_MIB, micro_batch_seconds=COMPUTE, factor=1.0)
+    case = Case(hosts=hosts, gbit=gbit, gradient_mib=WEIGHTS_MIB, micro_batch_seconds=COMPUTE, factor=factor)
     print(
         f"\n| {hosts} hosts, {gbit:g} Gbit/s | step, s | predicted | times DDP | times one host | load |\n|---|---|---|---|---|---|"
     )
     plain, best = 0.0, 0.0
-    for choice in CHOICES:
+    for choice in choices:
         with network(case) as nets:
             link = measure_link(nets)
-            seconds = max(on_all_ranks(case, nets, train, case, choice))
+            seconds = max(on_all_ranks(case, nets, train, case, choice)) / factor
         plain = plain or seconds
         ratio, speed_up = plain / seconds, hosts * COMPUTE / seconds
         if choice.name == "every 32, 8 bits":
@@ -130,22 +133,26 @@ def compare(gbit: float, hosts: int) -> None:
         print(f"every 32, 8 bits: {goal(best, GOALS[gbit, hosts], sign='≥')}", flush=True)
 
 
-def compare_all(gbits: Sequence[float], hosts: Sequence[int]) -> None:
-    """All tables."""
-    for count in hosts:
-        for gbit in gbits:
-            compare(gbit, count)
-
-
 def main() -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Compares what ranks may send with plain DDP, on emulated GPUs.")
     parser.add_argument("--gbit", nargs="+", type=float, default=[0.1, 1.0])
     parser.add_argument("--hosts", nargs="+", type=int, default=[2])
+    parser.add_argument(
+        "--factor", type=float, default=1.0, help="how much slower all is emulated; hosts / cores is fair"
+    )
+    parser.add_argument("--choices", nargs="+", default=[choice.name for choice in CHOICES])
     found = parser.parse_args()
     need_root(parser)
     print_machine()
-    return measure(lambda: compare_all(found.gbit, found.hosts))
+    choices = [choice for choice in CHOICES if choice.name in ("DDP", *found.choices)]
+
+    def compare_all() -> None:
+        for hosts in found.hosts:
+            for gbit in found.gbit:
+                compare(gbit, hosts, found.factor, choices)
+
+    return measure(compare_all)
 
 
 if __name__ == "__main__":

@@ -370,7 +370,8 @@ def test_hosts_of_one_and_two_ranks_average_and_hold_the_same_weights_bit_for_bi
     logs = [cluster.rank_log("averaged", host, rank) for host, rank in ((ONE, 0), (TWO, 1), (TWO, 2))]
     for words in ("step 4 .*", "step 12 .*", "at last"):
         assert len({re.findall(rf"{words} ([0-9a-f]{{12}})$", log, re.MULTILINE)[0] for log in logs}) == 1, logs
-    assert re.search(r"hosts have averaged their weights [34] times: each sent [0-9.]+ MB", done.stdout, re.IGNORECASE)
+    report = (cluster.logs / "averaged" / "report.html").read_text("utf-8")
+    assert re.search(r"(?i)hosts have averaged their weights [34] times: each sent [0-9.]+ MB", report)
 
     cluster.variables.update(
         fleet_project=str(ROOT / "train"), fleet_data=str(ROOT / "data" / "text"),
