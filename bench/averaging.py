@@ -39,6 +39,10 @@ GOALS: Final = {
     (1.0, 2): 1.75,
     (1.0, 4): 3.3,
 }  # Gbit/s, hosts: times plain DDP below 1, else times one host
+GUIDED: Final = ("DDP", "fp16", "every 32, 8 bits", "every 128, 8 bits")
+GUIDED_GBIT: Final = (0.1, 1.0, 2.5, 10.0)
+GUIDED_WEIGHTS: Final = (25e6, 125e6, 350e6)
+USABLE, LATENCY = 0.94, 2e-4  # of a link's bits; seconds one way
 
 
 class Nothing(torch.optim.Optimizer):
@@ -133,6 +137,20 @@ def compare(gbit: float, hosts: int, factor: float, choices: Sequence[Choice]) -
         print(f"every 32, 8 bits: {goal(best, GOALS[gbit, hosts], sign='≥')}", flush=True)
 
 
+def print_predicted() -> None:
+    """Prints what each choice is predicted to give two hosts whose step computes for COMPUTE, by link and model."""
+    print(f"| two hosts, {COMPUTE:g} s a step | " + " | ".join(f"{gbit:g} Gbit/s" for gbit in GUIDED_GBIT) + " |")
+    print("|---|" + "---|" * len(GUIDED_GBIT))
+    for weights in GUIDED_WEIGHTS:
+        row = []
+        for gbit in GUIDED_GBIT:
+            case = Case(hosts=2, gbit=gbit, gradient_mib=weights * 4 / 2**20, micro_batch_seconds=COMPUTE, factor=1.0)
+            link = RingLink(bytes_per_second=USABLE * case.bytes_per_second, latency_seconds=LATENCY)
+            paces = {choice.name: 2 * COMPUTE / forecast(case, choice, link) for choice in CHOICES}
+            row.append(", ".join(f"{name} {paces[name]:.2f}" for name in GUIDED))
+        print(f"| {weights / 1e6:.0f} million weights | {' | '.join(row)} |")
+
+
 def main() -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Compares what ranks may send with plain DDP, on emulated GPUs.")
@@ -141,8 +159,12 @@ def main() -> int:
     parser.add_argument(
         "--factor", type=float, default=1.0, help="how much slower all is emulated; hosts / cores is fair"
     )
+    parser.add_argument("--predict", action="store_true", help="measures nothing; needs no root")
     parser.add_argument("--choices", nargs="+", default=[choice.name for choice in CHOICES])
     found = parser.parse_args()
+    if found.predict:
+        print_predicted()
+        return 0
     need_root(parser)
     print_machine()
     choices = [choice for choice in CHOICES if choice.name in ("DDP", *found.choices)]

@@ -25,6 +25,10 @@ from winfleet.rehearsal.prediction import (
     without_samples,
 )
 
+BORNE_WASTE: Final = (
+    0.2  # of a step for sending gradients, up to which averages are not worth what they cost of the loss
+)
+WORTH_A_LOSS: Final = 1.1  # times faster than with half the bytes of gradients, from which they are
 LEAST_GAIN: Final = 1.02  # smaller ones are within what a prediction errs
 ACCUMULATIONS: Final = (2, 4)  # times as many micro-batches
 CABLES: Final = (1.0, 2.5, 10.0)  # Gbit/s
@@ -82,10 +86,16 @@ def choose_every(measured: Measured) -> tuple[int, str]:
     if measured.link is None or len(measured.hosts) < 2:
         return 0, "one host has nobody to average with; gradients are sent on each step"
     every = least_every(measured)
-    plain = predict(dataclasses.replace(measured, average_every=0))
+    plain, half = (predict(dataclasses.replace(measured, average_every=0, gradients=kind)) for kind in ("fp32", "fp16"))
     averaged = predict(dataclasses.replace(measured, average_every=every))
-    if averaged.step_seconds * LEAST_GAIN > plain.step_seconds:
-        return 0, "this network is fast enough, gradients are sent on each step"
+    wasted = plain.network_seconds / plain.step_seconds
+    if wasted <= BORNE_WASTE or averaged.step_seconds * LEAST_GAIN > plain.step_seconds:
+        return 0, f"gradients are sent on each step, as they take {wasted:.0%} of it on this network"
+    if averaged.step_seconds * WORTH_A_LOSS > half.step_seconds:
+        return (
+            0,
+            "gradients are sent on each step; fleet_gradients: fp16 is as fast as averages here, and costs less of the loss",
+        )
     exchange = averaging_seconds(measured, len(measured.hosts))
     share = exchange / every / averaged.step_seconds
     return every, (
