@@ -1,19 +1,26 @@
 """Hosts that send nothing for some steps, and then what has changed: the script knows nothing of it."""
 
+import hashlib
 import re
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import ENVIRONMENT, SCRIPTS, patience, wait_until
+import torch.distributed as dist
+from conftest import ENVIRONMENT, SCRIPTS, needs_namespaces, patience, wait_until
 from launchers import Launch, copied, launch
+from namespaces import in_namespaces, made
 from programs import end_ranks
 from run_hosts import RunHosts
+from winfleet import averaging
 from winfleet.averaging.bits import BLOCK, PART, decode, encode
 from winfleet.core.sending import Sending
 from winfleet.core.status import fetch
+from winfleet.rank.meter import Meter
+from winfleet.rank.process import bind_gloo
 from winfleet.view.verdict import find_culprit, find_slowest
 
 __all__ = ["copied", "launch"]
@@ -133,6 +140,36 @@ def test_what_cannot_be_averaged_is_refused_by_name(tmp_path: Path, variant: str
     assert said in log
     assert "hint: " in log
     assert variant == "frozen on one" or "step 1 " not in log
+
+
+def average_by(rank: int, address: str, folder: str) -> str:
+    """A digest of a rank's weights behind some rounds, in a network namespace of its own."""
+    bind_gloo(address)
+    averaging.install(Sending(average_every=2), (1, 1), Meter(None))
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.manual_seed(rank)
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(1000, 1000))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(6):
+        model(torch.randn(4, 1000)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    dist.barrier()
+    dist.destroy_process_group()
+    flat = torch.cat([one.detach().reshape(-1) for one in model.parameters()])
+    return hashlib.sha256(flat.numpy().tobytes()).hexdigest()
+
+
+@needs_namespaces
+def test_a_link_that_loses_one_packet_in_a_hundred_carries_averages(tmp_path: Path) -> None:
+    with made(2, "10.71.9") as nets:
+        for net in nets:
+            net.drop("ip protocol tcp numgen random mod 100 == 0 counter drop;")
+        given = [(rank, net.address, str(tmp_path)) for rank, net in enumerate(nets)]
+        assert len(set(in_namespaces(nets, average_by, given))) == 1
+        lost = [net.command("nft", "list", "ruleset") for net in nets]
+        counted = [subprocess.run(words, check=True, capture_output=True, text=True).stdout for words in lost]
+        assert all(int(re.findall(r"packets (\d+)", text)[0]) > 0 for text in counted)
 
 
 def test_a_collective_of_one_rank_alone_is_named_with_the_steps_of_all(launch: Launch) -> None:

@@ -38,7 +38,9 @@ class ActionModule(Action):
         self.stop_at(outcome.problems, warnings)
         prediction, every = predict_plan(plan, outcome.measured), 0
         if given.get("average_every") == AUTO:
-            every, why = choose_every(prediction.measured) if prediction else (0, NOT_MEASURED)
+            every, why = (
+                choose_every(prediction.measured, plan.sending.average_outer[1]) if prediction else (0, NOT_MEASURED)
+            )
             self.say(f"  fleet_average_every: {why}")
             plan = dataclasses.replace(plan, sending=dataclasses.replace(plan.sending, average_every=every))
             prediction = predict_plan(plan, outcome.measured)

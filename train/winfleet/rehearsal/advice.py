@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from winfleet.core.sending import MUCH_MOMENTUM, SHORT_ROUND
 from winfleet.rank.batch_settings import ACCUMULATION, Setting, find
 from winfleet.rehearsal.allreduce import RingLink
 from winfleet.rehearsal.prediction import (
@@ -81,11 +82,14 @@ def predict_run(measured: Measured, places: Places = ANYWHERE) -> Prediction:
     )  # fmt: skip
 
 
-def choose_every(measured: Measured) -> tuple[int, str]:
-    """What fleet_average_every: auto is for these links and steps, and why; 0: gradients on each step."""
+def choose_every(measured: Measured, momentum: float = 0.0) -> tuple[int, str]:
+    """What fleet_average_every: auto is for these links and steps, and why; 0: gradients on each step.
+
+    `momentum` is that of fleet_average_outer: much of it needs rounds that are not short.
+    """
     if measured.link is None or len(measured.hosts) < 2:
         return 0, "one host has nobody to average with; gradients are sent on each step"
-    every = least_every(measured)
+    every = max(least_every(measured), SHORT_ROUND if momentum > MUCH_MOMENTUM else 0)
     plain, half = (predict(dataclasses.replace(measured, average_every=0, gradients=kind)) for kind in ("fp32", "fp16"))
     averaged = predict(dataclasses.replace(measured, average_every=every))
     wasted = plain.network_seconds / plain.step_seconds
