@@ -73,10 +73,14 @@ def test_waiting_is_told_where_it_is_much() -> None:
 def test_rounds_are_told_where_hosts_average() -> None:
     assert verdict.find_rounds([host(1, rank(0))]) is None
     averaging = [
-        host(1, rank(0, rounds=13, round_bytes=3_400_000, spread=0.003), rank(1, rounds=13, spread=0.003)),
+        host(
+            1,
+            rank(0, rounds=13, round_bytes=3_400_000, round_seconds=2.13, spread=0.003),
+            rank(1, rounds=13, spread=0.003),
+        ),
         host(2, rank(2, rounds=12, round_bytes=3_300_000, spread=0.002)),
     ]
-    said = "hosts have averaged their weights 12 times: each sent 3.4 MB, and they were 0.3 % apart"
+    said = "hosts have averaged their weights 12 times: each sent 3.4 MB and waited 2.13 s, and they were 0.3 % apart"
     assert verdict.find_rounds(averaging) == said
     assert said in verdict.verdicts(averaging)
 

@@ -201,7 +201,7 @@ class Averager:
             return self._exchange_now(why)
 
     def _exchange_now(self, why: Why) -> Met:
-        steps = max(self.steps.values(), default=0)
+        begun, steps = time.monotonic(), max(self.steps.values(), default=0)
         met = self._meet(why, steps)
         if met.starts:
             if met.differ:
@@ -216,7 +216,8 @@ class Averager:
             self._anchor.sub_(self._change)
             spread = self._write()
             self._average_buffers()
-            self.meter.exchanged((self.segments.sent_bytes if self.segments else 0) - sent, spread)
+            sent = (self.segments.sent_bytes if self.segments else 0) - sent
+            self.meter.exchanged(sent, time.monotonic() - begun, spread)
         self.steps.clear()
         return met
 

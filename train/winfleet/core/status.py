@@ -80,6 +80,9 @@ class Rank:
     gradient_bytes: int = 0
     rounds: int = 0  # in which hosts have averaged their weights,
     round_bytes: int = 0  # what this host has sent in them,
+    round_seconds: float = (
+        0.0  # how long this rank was in them, most of it waiting for slower hosts where there are any,
+    )
     spread: float | None = None  # and how far its weights were from the mean in the last one, as a share of their norm
     meets: bool = False  # it has come to an exchange of weights, and waits for ranks that have not
     batch_size: int | None = None  # samples of a micro-batch

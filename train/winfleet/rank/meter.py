@@ -193,11 +193,11 @@ class Meter:
         self._last, self._losses = self._losses, []
         self.values.update(count=self.count, step=self.numbering.shown(self.count))
 
-    def exchanged(self, sent_bytes: int, spread: float) -> None:
-        """Hosts have averaged their weights; `spread`: how far this rank's own were from what all have now, as a share of their norm."""
+    def exchanged(self, sent_bytes: int, seconds: float, spread: float) -> None:
+        """Hosts have averaged their weights in so many seconds; `spread`: how far this rank's own were from what all have now, as a share of their norm."""
         self.values.update(
             rounds=self.values["rounds"] + 1, round_bytes=self.values["round_bytes"] + sent_bytes,
-            spread=round(spread, 6),
+            round_seconds=round(self.values["round_seconds"] + seconds, 3), spread=round(spread, 6),
         )  # fmt: skip
 
     def finish(self) -> None:

@@ -101,14 +101,15 @@ def find_waiting(statuses: Sequence[Status]) -> str | None:
 
 
 def find_rounds(statuses: Sequence[Status]) -> str | None:
-    """`hosts have averaged their weights 12 times: each sent 3.4 MB, and they were 0.3 % apart`; None where they do not."""
+    """`hosts have averaged their weights 12 times: each sent 3.4 MB and waited 2.1 s, and they were 0.3 % apart`; None where they do not."""
     ranks = [rank for _, rank in pairs(statuses) if rank.rounds]
     if not ranks:
         return None
     sent, apart = max(rank.round_bytes for rank in ranks) / 1e6, max(rank.spread or 0.0 for rank in ranks)
+    seconds = max(rank.round_seconds for rank in ranks)
     return (
         f"hosts have averaged their weights {count(min(rank.rounds for rank in ranks), 'time')}: "
-        f"each sent {sent:.3g} MB, and they were {100 * apart:.2g} % apart"
+        f"each sent {sent:.3g} MB and waited {seconds:.3g} s, and they were {100 * apart:.2g} % apart"
     )
 
 
