@@ -172,6 +172,11 @@ def test_a_link_that_loses_one_packet_in_a_hundred_carries_averages(tmp_path: Pa
         assert all(int(re.findall(r"packets (\d+)", text)[0]) > 0 for text in counted)
 
 
+def test_unequal_steps_are_for_hosts_and_not_for_ranks_of_one(tmp_path: Path) -> None:
+    assert "Join lets ranks of one host take unequal steps" in run(tmp_path, "join", (2, 1), ends=1, average_every=4)[0]
+    assert len(set(weights(run(tmp_path, "join", (1, 1), average_every=4), "at last"))) == 1
+
+
 def test_a_collective_of_one_rank_alone_is_named_with_the_steps_of_all(launch: Launch) -> None:
     sending = Sending(average_every=4)
     cluster = launch((1, 1), str(SCRIPT), "own collective", sending=sending, stuck_seconds=round(patience(3)))

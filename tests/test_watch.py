@@ -85,6 +85,24 @@ def test_rounds_are_told_where_hosts_average() -> None:
     assert said in verdict.verdicts(averaging)
 
 
+def test_ranks_that_wait_in_a_collective_and_in_an_exchange_are_named_with_their_steps() -> None:
+    def waits(place: str) -> str:
+        stuck = rank(0, state="stuck", place=place, waits=True, count=5)
+        return (
+            verdict.find_culprit([host(1, stuck, rank(1, count=8, meets=True)), host(2, rank(2, count=8, meets=True))])
+            or ""
+        )
+
+    own = waits("t.py:9 in f, in all_reduce")
+    assert own.startswith(
+        "rank 0 waits for all ranks in t.py:9 in f, in all_reduce (optimizer step 5), ranks 1 and 2 in an exchange of weights (step 8): "
+    )
+    assert "barrier()" in own
+    assert waits("t.py:9 in f, in backward").endswith(
+        ": ranks of one host must take as many steps as one another, as with a DistributedSampler"
+    )
+
+
 def test_the_rank_that_the_others_wait_for_is_named() -> None:
     def stuck(number: int, place: str | None, *, waits: bool) -> Rank:
         return rank(number, state="stuck", place=place, waits=waits)

@@ -11,6 +11,7 @@ import time
 
 import torch
 import torch.distributed as dist
+from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
 RANK = int(os.environ["RANK"])
@@ -89,6 +90,8 @@ def main() -> None:
     torch.manual_seed(RANK)  # other weights on each rank, as DDP begins with rank 0's
     plain = make()
     model = share(plain)
+    if WANTED == "join":
+        Join([model])
     optimizer = optimize(model)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0, enabled=WANTED == "scaler")
     for step in range(1, STEPS + 1 - (5 * RANK if WANTED == "uneven" else 0)):

@@ -112,7 +112,11 @@ def _meet_waits(averager: Averager) -> None:
     join: Any = Join.__init__
 
     def joined(self: Any, *args: Any, **options: Any) -> None:
-        join(self, *args, **{**options, "enable": False})  # uneven inputs are no trouble here
+        if averager.everyone is not None and not averager.alone:
+            raise AveragingError(
+                f"Join lets ranks of one host take unequal steps, and averages need equal ones there\n{HINT}"
+            )
+        join(self, *args, **{**options, "enable": False})  # uneven hosts are no trouble here
 
     Join.__init__ = joined  # type: ignore[method-assign]
 

@@ -140,11 +140,16 @@ def find_culprit(statuses: Sequence[Status]) -> str | None:
 def _torn(first: Rank, waiting: Sequence[int], meeting: Sequence[Rank]) -> str:
     """Ranks that wait for one another at different places: in a collective of the script's own, and in an exchange of weights."""
     came = sorted({rank.count for rank in meeting})
+    if first.place and first.place.endswith("in backward"):
+        why = "ranks of one host must take as many steps as one another, as with a DistributedSampler"
+    else:
+        why = (
+            "with fleet_average_every ranks are together after their steps alone; put torch.distributed.barrier() on every rank "
+            "before a collective of the script's own"
+        )
     return (
         f"{name_ranks(waiting)} wait{'s' if len(waiting) == 1 else ''} for all ranks in {first.place} (optimizer step {first.count}), "
-        f"{name_ranks([rank.rank for rank in meeting])} in an exchange of weights (step {' and '.join(map(str, came))}): with "
-        "fleet_average_every ranks are together after their steps alone; put torch.distributed.barrier() on every rank before "
-        "a collective of the script's own"
+        f"{name_ranks([rank.rank for rank in meeting])} in an exchange of weights (step {' and '.join(map(str, came))}): {why}"
     )
 
 
