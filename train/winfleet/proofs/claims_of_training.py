@@ -326,8 +326,11 @@ GPU: Final = (
             "Hosts that send nothing for N steps and then what has changed hold the same weights afterwards, bit for bit, and "
             "what all save together is the mean"
         ),
-        here="plain torch, Trainer and Lightning, unmodified: tests/test_averaging.py",
-        proved=("linux",),
+        here=(
+            "plain torch, Trainer and Lightning, unmodified: tests/test_averaging.py; on the lab's PCs a plain script, and the "
+            "default one: `test_hosts_of_one_and_two_ranks_average_and_hold_the_same_weights_bit_for_bit`"
+        ),
+        proved=("lab", "linux"),
         real=(
             "DEPLOY with `-e fleet_average_every=32`, two PCs with a GPU each: the run finishes, the report says how often hosts "
             "averaged and how far they were apart, and the time that ranks wait is below a tenth of a step"
