@@ -3,8 +3,9 @@
     TORCH_CPP_LOG_LEVEL=ERROR .venv/bin/python bench/averaging.py [--gbit 0.1 1] [--hosts 2 4] [--factor 1]
 
 The model has 25 million weights and a step computes for 0.3 s; links are as fast as they would be, bytes and the work of
-encoding are real. With more hosts than cores, whose encoding would wait for a core, a factor slows compute and links. The base is one host's pace, which is that of its sleep. Speed alone: what it does to a loss is not
-measured here. Whatever the figures say, it exits with 0; with 1 where ranks fail. See bench/README.md.
+encoding are real. With more hosts than cores, whose encoding would wait for a core, a factor slows compute and links.
+The base is one host's pace, which is that of its sleep. Speed alone: averaging_loss.py has losses. Whatever the figures
+say, it exits with 0; with 1 where ranks fail. See bench/README.md.
 """
 
 from __future__ import annotations
@@ -146,8 +147,10 @@ def print_predicted() -> None:
         for gbit in GUIDED_GBIT:
             case = Case(hosts=2, gbit=gbit, gradient_mib=weights * 4 / 2**20, micro_batch_seconds=COMPUTE, factor=1.0)
             link = RingLink(bytes_per_second=USABLE * case.bytes_per_second, latency_seconds=LATENCY)
-            paces = {choice.name: 2 * COMPUTE / forecast(case, choice, link) for choice in CHOICES}
-            row.append(", ".join(f"{name} {paces[name]:.2f}" for name in GUIDED))
+            paces = [
+                (choice.name, 2 * COMPUTE / forecast(case, choice, link)) for choice in CHOICES if choice.name in GUIDED
+            ]
+            row.append(", ".join(f"{name} {pace:.2f}" for name, pace in paces))
         print(f"| {weights / 1e6:.0f} million weights | {' | '.join(row)} |")
 
 

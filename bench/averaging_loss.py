@@ -4,7 +4,7 @@
 
 A byte GPT is trained on the sources of Python's standard library (code and English) with plain DDP, one process a host on
 the loopback, and what is sent between them is `winfleet.averaging`, as in a run. Learning rates are chosen with one seed at
-a quarter of the steps; then DDP and the finalists train with three seeds each. Each training is a line of the record: the
+a quarter of the steps; then the methods of that search train with three seeds each, the others with one. Each training is a line of the record: the
 next call goes on where this one stopped. Seconds are not looked at, so other work may run beside it. Losses are those of
 the mean, behind a barrier. Whatever the figures say, it exits with 0. See bench/README.md.
 """
@@ -40,7 +40,6 @@ WARM_STEPS, CLIP, DECAY, BETAS = 50, 1.0, 0.1, (0.9, 0.95)
 LEARNING_RATES: Final = (3e-4, 1e-3, 2e-3)
 SEEDS: Final = (1, 2, 3)
 SHARE: Final = 4  # learning rates are chosen at one of so many parts of the steps
-FINALISTS: Final = 3
 LOOKS: Final = 4  # losses a training
 VALIDATION: Final = 64  # sequences
 HELD_BACK: Final = 20  # one of so many files is for validation
@@ -211,25 +210,18 @@ class Record:
         }
         return None if None in found.values() else min(found, key=lambda rate: found[rate] or 0.0)
 
-    def finalists(self, steps: int) -> list[str]:
-        """DDP, and the methods of the search with the least losses, then those that are like the proposed one."""
-        losses = {
-            method: min(self.last(Training(method, rate, steps // SHARE)) or math.inf for rate in LEARNING_RATES)
-            for method in SEARCHED[1:]
-        }
-        return ["DDP", *sorted(losses, key=lambda method: losses[method])[:FINALISTS]]
-
 
 def todo(record: Record, steps: int) -> Iterator[Training]:
     """What is to be trained, in its order; asked anew after each training, as the next depends on what came out."""
     for rate in LEARNING_RATES:
         for method in SEARCHED:
             yield Training(method, rate, steps // SHARE)
-    finalists = record.finalists(steps)
-    others = [method for method in METHODS if method not in finalists]
-    for seed, methods in ((SEEDS[0], finalists), (SEEDS[0], others), *((seed, finalists) for seed in SEEDS[1:])):
+    others = [method for method in METHODS if method not in SEARCHED]
+    for seed, methods in ((SEEDS[0], SEARCHED), (SEEDS[0], others), *((seed, SEARCHED) for seed in SEEDS[1:])):
         for method in methods:
-            yield Training(method, record.best_rate(method, steps) or LEARNING_RATES[1], steps, seed)
+            best = record.best_rate(method, steps)
+            assert best is not None, "the search comes before"
+            yield Training(method, best, steps, seed)
 
 
 def go_on(record: Record, steps: int, seconds: float) -> None:
@@ -245,7 +237,7 @@ def go_on(record: Record, steps: int, seconds: float) -> None:
 
 
 def print_tables(record: Record, steps: int) -> None:
-    """The search, and the finalists against DDP at equal tokens."""
+    """The search, and all methods against DDP at equal tokens."""
     print(f"\n| {steps // SHARE} steps, 2 ranks | {' | '.join(f'lr {rate:g}' for rate in LEARNING_RATES)} |")
     print("|---|" + "---|" * len(LEARNING_RATES))
     for method in SEARCHED:

@@ -198,9 +198,8 @@ def test_averaging_that_does_not_fit_into_a_hosts_memory_is_refused() -> None:
     measured, gib = Rehearsed(trials={"CPU": dataclasses.replace(TRIAL, tensor_bytes=(2**30,))}), 2**30
     found = Outcome(measured=measured, memory_free={"pc1": 3 * gib, "pc2": 4 * gib})
     assert found.lacks_memory(plan_of(1, 2)) == []
-    (lacks,) = said(
-        found.lacks_memory(averaging)
-    )  # 2 GiB a process, half of one for momentum and half of one on its way
+    (lacks,) = said(found.lacks_memory(averaging))
+    # 2 GiB for each of two processes, half of one for momentum, and half of one on its way
     assert lacks.startswith("pc2: averaging keeps 5.0 GiB in the host's memory, and 4.0 GiB are free\n  hint: ")
     assert Outcome(measured=measured).lacks_memory(averaging) == [], "a host of an older version says nothing of it"
 

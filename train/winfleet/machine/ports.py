@@ -20,11 +20,8 @@ LEAVE_SECONDS = 20.0  # for an earlier program of ours to leave a port
 def bind_error(address: str, port: int) -> OSError | None:
     """Why nobody could listen there now; None where it can be had. Connections of an earlier program that fade away are no one's."""
     with socket.socket() as probe:
-        if os.name != "nt":  # there it would let two programs share a port
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((address, port))
-            probe.listen()
+            _listen(probe, address, port)
         except OSError as error:
             return error
     return None
@@ -38,10 +35,15 @@ def listener(address: str, port: int) -> int | None:
     if os.name == "nt":
         return None
     with socket.socket() as bound:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((address, port))
-        bound.listen(BACKLOG)
+        _listen(bound, address, port)
         return bound.detach()
+
+
+def _listen(opened: socket.socket, address: str, port: int) -> None:
+    if os.name != "nt":  # there it would let two programs share a port
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    opened.bind((address, port))
+    opened.listen(BACKLOG)
 
 
 def wait_for_port(address: str, port: int, seconds: float = LEAVE_SECONDS) -> None:
