@@ -132,18 +132,15 @@ def _flushing(averager: Averager, function: Callable[..., Any]) -> Callable[...,
 
 
 def _flush_at(averager: Averager, owner: str, method: str, module: Any, *, behind: bool = False) -> None:
-    function = getattr(getattr(module, owner), method)
-
-    @functools.wraps(function)
-    def wrapper(*args: Any, **options: Any) -> Any:
+    def wrapper(wrapped: Any, _: Any, args: Any, options: Any) -> Any:
         if not behind:
             averager.flush()
-        done = function(*args, **options)
+        done = wrapped(*args, **options)
         if behind:
             averager.flush()
         return done
 
-    setattr(getattr(module, owner), method, wrapper)
+    wrapt.wrap_function_wrapper(module, f"{owner}.{method}", wrapper)
 
 
 def _refuse(owner: str, name: str, module: Any) -> None:

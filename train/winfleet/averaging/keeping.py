@@ -136,23 +136,17 @@ class Keeper:
         segments: Callable[[], Segments | None],
         module: Any,
     ) -> None:
-        save = getattr(getattr(module, owner), method)
-        signature = inspect.signature(save)
-
-        def wrapper(*args: Any, **options: Any) -> Any:
-            given = signature.bind(*args, **options).arguments
-            done = save(*args, **options)
-            self.save(place(args[0], done, given), segments(), is_file=is_file)
+        def wrapper(wrapped: Any, own: Any, args: Any, options: Any) -> Any:
+            given = inspect.signature(wrapped).bind(*args, **options).arguments
+            done = wrapped(*args, **options)
+            self.save(place(own, done, given), segments(), is_file=is_file)
             return done
 
-        setattr(getattr(module, owner), method, wrapper)
+        wrapt.wrap_function_wrapper(module, f"{owner}.{method}", wrapper)
 
     def _before_loading(self, owner: str, method: str, argument: str, module: Any) -> None:
-        load = getattr(getattr(module, owner), method)
-        signature = inspect.signature(load)
+        def wrapper(wrapped: Any, _: Any, args: Any, options: Any) -> Any:
+            self.loaded(inspect.signature(wrapped).bind(*args, **options).arguments.get(argument))
+            return wrapped(*args, **options)
 
-        def wrapper(*args: Any, **options: Any) -> Any:
-            self.loaded(signature.bind(*args, **options).arguments.get(argument))
-            return load(*args, **options)
-
-        setattr(getattr(module, owner), method, wrapper)
+        wrapt.wrap_function_wrapper(module, f"{owner}.{method}", wrapper)
