@@ -4,9 +4,9 @@
 
 As root on Linux each worker of pytest has a network of its own, so that ports 29500-29504 are its own, and what tests start
 lives in a namespace of processes that ends with them. Elsewhere one test runs at a time. A lane's output is printed when it
-is done. Ctrl-C ends all lanes and takes the lab's PCs away. With `proofs` the
-tests that take minutes run, too. With `loaded` four endless loops a core run beside them, as no
-test may fail for time alone.
+is done. Ctrl-C ends all lanes, says what each was at, and takes the lab's PCs away; a lane that says nothing for longer than any
+test may take is ended likewise, and has failed. With `proofs` the tests that take minutes run, too. With `loaded` four endless
+loops a core run beside them, as no test may fail for time alone.
 """
 
 from __future__ import annotations
@@ -37,12 +37,19 @@ FAULT: Final = re.compile(
     r"^\W*(FAILED |ERROR|fatal: |failed: |CRITICAL|E   |Would reformat|.*: error: |.*Executed: Failed|.* failed=[1-9])"
 )
 COLOR: Final = re.compile(r"\x1b\[[\d;]*m")
+TEST_SECONDS: Final = 900  # of one test, of the longest five times what it takes on an idle machine
+PROOF_SECONDS: Final = 3600
 FAULTS, FAULT_LETTERS = 4, 220  # the last ones, repeated where one looks first
 
 
 def cores() -> int:
     """Of this machine."""
     return os.cpu_count() or 1
+
+
+def longest(wanted: set[str]) -> int:
+    """Seconds that one test may take."""
+    return PROOF_SECONDS if wanted & {"proofs", "loaded"} else TEST_SECONDS
 
 
 def apart(command: str, *, network: bool) -> str:
@@ -87,10 +94,11 @@ def lanes(wanted: set[str]) -> dict[str, list[str]]:
         found["index"].append(molecule("index", "uv_env"))
     if "pytest" in wanted:
         chosen = "" if "proofs" in wanted else " and not proof"
-        found["lab"] += [f'pytest -m "lab{chosen}" --durations=20'] if lab else []
-        found["tests"].append(apart(f'pytest {workers} --durations=20 -m "{OTHERS}{chosen}"', network=False) if root
-                              else f'pytest -m "{OTHERS}{chosen}"')  # fmt: skip
-        found["index"].append('pytest -m "index and not lab"')
+        pytest = f"pytest -o faulthandler_timeout={longest(wanted)}"
+        found["lab"] += [f'{pytest} -m "lab{chosen}" --durations=20'] if lab else []
+        found["tests"].append(apart(f'{pytest} {workers} --durations=20 -m "{OTHERS}{chosen}"', network=False) if root
+                              else f'{pytest} -m "{OTHERS}{chosen}"')  # fmt: skip
+        found["index"].append(f'{pytest} -m "index and not lab"')
     if not root:  # ports are shared, so one thing at a time
         found = {"lint": found["lint"], "tests": [*found["roles"], *found["index"], *found["tests"]]}
     return {name: commands for name, commands in found.items() if commands}
@@ -101,6 +109,7 @@ class Lane:
 
     def __init__(self, name: str, commands: list[str]) -> None:
         self.name, self.output, self.begun = name, CACHE / f"test-{name}.txt", time.monotonic()
+        self.said, self.heard = 0, self.begun  # bytes, and when there were more of them for the last time
         script = "failed=0\n" + "".join(f"{command} || failed=1\n" for command in commands) + "exit $failed\n"
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         with self.output.open("wb") as output:
@@ -109,6 +118,21 @@ class Lane:
                 env={**environment, "WINFLEET_TEST_NETWORKS": str(int(os.geteuid() == 0))}, start_new_session=True,
             )  # fmt: skip
 
+    def silent(self) -> float:
+        """Seconds since it said something."""
+        if (size := self.output.stat().st_size) != self.said:
+            self.said, self.heard = size, time.monotonic()
+        return time.monotonic() - self.heard
+
+    def at(self) -> str:
+        """What it was at: the last lines that it said, and how long ago."""
+        lines = [line.strip()[:FAULT_LETTERS] for line in COLOR.sub("", self.read()).splitlines() if line.strip()]
+        return "\n  ".join([f"{self.name}: ENDED, silent for {self.silent():.0f} s after", *lines[-FAULTS:]])
+
+    def read(self) -> str:
+        """All that it said."""
+        return self.output.read_text("utf-8", "replace")
+
     def end(self, sign: signal.Signals) -> None:
         """Sends the signal to all of the lane's own processes."""
         if self.process.poll() is None:
@@ -116,7 +140,7 @@ class Lane:
 
     def tell(self) -> str:
         """Prints all that it said; the line for the summary, with what failed below it."""
-        said = self.output.read_text("utf-8", "replace")
+        said = self.read()
         seconds = time.monotonic() - self.begun
         print(f"\n== {self.name}, {seconds:.0f} s\n{said.strip()}", flush=True)
         if self.process.returncode == 0:
@@ -132,8 +156,10 @@ def faults(said: str) -> list[str]:
 
 def end_all(running: list[Lane]) -> None:
     """Has tests take away what they made, then ends what is left, and the lab's PCs."""
-    print("\nEnding what runs; a second Ctrl-C does not make it faster", flush=True)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, signal.SIG_IGN)
+    at = "\n".join(lane.at() for lane in running)
+    print(f"\n{at}\nEnding what runs; a second Ctrl-C does not make it faster", flush=True)
     begun = time.monotonic()
     for sign, seconds in ((signal.SIGINT, ENDING_SECONDS), (signal.SIGKILL, 2 * ENDING_SECONDS)):
         for lane in running:
@@ -145,6 +171,17 @@ def end_all(running: list[Lane]) -> None:
             subprocess.run([LAB, "down"], cwd=ROOT, env=environment, check=False, capture_output=True)
         for folder in ("inventories/lab", "inventories/certificates/lab"):
             shutil.rmtree(ROOT / folder, ignore_errors=True)
+
+
+def counted(lanes: list[Lane]) -> dict[str, int]:
+    """What pytest's summaries say: passed, failed, skipped, error -> tests."""
+    counts = dict.fromkeys(("passed", "failed", "skipped", "error"), 0)
+    for lane in lanes:
+        for line in lane.read().splitlines():
+            if re.search(r"\b(passed|failed|skipped|error)\b.* in [\d.]+s", line):
+                for number, kind in COUNTED.findall(line):
+                    counts[kind] += int(number)
+    return counts
 
 
 def main(words: list[str]) -> int:
@@ -167,6 +204,10 @@ def main(words: list[str]) -> int:
                 name = next(iter(wanted))
                 running.append(Lane(name, wanted.pop(name)))
                 every.append(running[-1])
+            if any(lane.silent() > longest(set(words)) + ENDING_SECONDS for lane in running):
+                end_all(running)
+                print("\n" + "\n".join(told), "\nA lane said nothing for longer than a test may take")
+                return 1
             for lane in [lane for lane in running if lane.process.poll() is not None]:
                 running.remove(lane)
                 told.append(lane.tell())
@@ -177,12 +218,7 @@ def main(words: list[str]) -> int:
     finally:
         for loop in loops:
             loop.kill()
-    counts = dict.fromkeys(("passed", "failed", "skipped", "error"), 0)
-    for lane in every:
-        for line in lane.output.read_text("utf-8", "replace").splitlines():
-            if re.search(r"\b(passed|failed|skipped|error)\b.* in [\d.]+s", line):
-                for number, kind in COUNTED.findall(line):
-                    counts[kind] += int(number)
+    counts = counted(every)
     print("\n" + "\n".join(told), f"\nall in {time.monotonic() - begun:.0f} s")
     print(f"{counts['passed']} passed, {counts['failed'] + counts['error']} failed, {counts['skipped']} skipped")
     return 1 if any(lane.process.returncode for lane in every) else 0
