@@ -1,17 +1,19 @@
-"""A remote Linux worker over SSH: sshd in a network namespace that has an address of its own."""
+"""Remote Linux workers over SSH: an sshd in each of two network namespaces on one bridge with this one."""
 
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import Fleet, wait_until
-from namespaces import run
+from namespaces import Net, run
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin")
-BOX, HERE = "10.91.7.2", "10.91.7.1"
+BOX, OTHER, HERE = "10.91.7.2", "10.91.7.3", "10.91.7.1"
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or SSHD is None or shutil.which("ip") is None,
@@ -20,56 +22,73 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def namespace() -> Iterator[str]:
-    """A network namespace, joined to this one by a pair of virtual adapters."""
-    name = f"winfleet-{os.getpid()}"
-    here, there = f"wf{os.getpid() % 100000}a", f"wf{os.getpid() % 100000}b"
-    run("ip", "netns", "add", name)
-    try:
-        run("ip", "link", "add", here, "type", "veth", "peer", "name", there, "netns", name)
-        run("ip", "address", "add", f"{HERE}/24", "dev", here)
-        run("ip", "link", "set", here, "up")
-        run("ip", "-n", name, "address", "add", f"{BOX}/24", "dev", there)
-        run("ip", "-n", name, "link", "set", there, "up")
-        run("ip", "-n", name, "link", "set", "lo", "up")
-        yield name
-    finally:
-        run("ip", "netns", "delete", name)  # the adapters go with it
+def boxes() -> Iterator[list[Net]]:
+    """Two network namespaces, joined to this one by a bridge."""
+    bridge = f"wf{os.getpid() % 100000}"
+    with ExitStack() as stack:
+        run("ip", "link", "add", bridge, "type", "bridge")
+        stack.callback(run, "ip", "link", "delete", bridge)
+        run("ip", "address", "add", f"{HERE}/24", "dev", bridge)
+        run("ip", "link", "set", bridge, "up")
+        made = []
+        for number, address in enumerate((BOX, OTHER)):
+            box = Net(name=f"winfleet-{os.getpid()}-{number}", address=address)
+            run("ip", "netns", "add", box.name)
+            stack.callback(run, "ip", "netns", "delete", box.name)  # the adapters go with it
+            run("ip", "link", "add", f"{bridge}-{number}", "type", "veth", "peer", "name", "eth0", "netns", box.name)
+            run("ip", "link", "set", f"{bridge}-{number}", "master", bridge, "up")
+            run("ip", "-n", box.name, "address", "add", f"{address}/24", "dev", "eth0")
+            for adapter in ("eth0", "lo"):
+                run("ip", "-n", box.name, "link", "set", adapter, "up")
+            made.append(box)
+        yield made
 
 
 @pytest.fixture
-def ssh_arguments(namespace: str, tmp_path: Path) -> Iterator[str]:
-    """What ssh needs to reach the sshd in the namespace; its host key is checked, never ignored."""
+def ssh_arguments(boxes: list[Net], tmp_path: Path) -> Iterator[str]:
+    """What ssh needs to reach the sshd of each; its host key is checked, never ignored."""
     for key in ("host", "user"):
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / key))
-    (tmp_path / "known_hosts").write_text(f"{BOX} {(tmp_path / 'host.pub').read_text()}")
-    config = tmp_path / "sshd_config"
-    config.write_text(
-        f"ListenAddress {BOX}\nHostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/user.pub\nPidFile none\n"
-        "StrictModes no\nUsePAM no\nPermitRootLogin prohibit-password\nPasswordAuthentication no\n"
-        "Subsystem sftp internal-sftp\n"
-    )
     Path("/run/sshd").mkdir(exist_ok=True)
-    words = ["ip", "netns", "exec", namespace, str(SSHD), "-D", "-e", "-f", str(config)]
-    with (tmp_path / "sshd.log").open("w") as log, subprocess.Popen(words, stderr=log) as sshd:
-        try:
-            wait_until(lambda: "Server listening" in (tmp_path / "sshd.log").read_text(), 10, "sshd's start")
-            yield f"-o UserKnownHostsFile={tmp_path}/known_hosts -o IdentityFile={tmp_path}/user -o IdentitiesOnly=yes"
-        finally:
-            sshd.terminate()
+    with ExitStack() as stack, (tmp_path / "known_hosts").open("w") as known:
+        for box in boxes:
+            known.write(f"{box.address} {(tmp_path / 'host.pub').read_text()}")
+            config, log = tmp_path / f"sshd_{box.address}", tmp_path / f"sshd_{box.address}.log"
+            config.write_text(
+                f"ListenAddress {box.address}\nHostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/user.pub\nPidFile none\n"
+                "StrictModes no\nUsePAM no\nPermitRootLogin prohibit-password\nPasswordAuthentication no\n"
+                "Subsystem sftp internal-sftp\n"
+            )
+            sshd = stack.enter_context(
+                subprocess.Popen(box.command(str(SSHD), "-D", "-e", "-f", config), stderr=log.open("w"))
+            )
+            stack.callback(sshd.terminate)
+            wait_until(partial(listens, log), 10, "sshd's start")
+        known.flush()
+        yield f"-o UserKnownHostsFile={tmp_path}/known_hosts -o IdentityFile={tmp_path}/user -o IdentitiesOnly=yes"
+
+
+def listens(log: Path) -> bool:
+    """Whether the sshd of that log has begun."""
+    return "Server listening" in log.read_text()
+
+
+def by_ssh(fleet: Fleet, host: str, address: str, arguments: str) -> None:
+    """Makes a worker a remote one."""
+    fleet.hosts[host].update(
+        {
+            "ansible_host": address,
+            "ansible_connection": "ssh",
+            "ansible_user": "root",
+            "ansible_ssh_common_args": arguments,
+        }
+    )
 
 
 @pytest.mark.proof
 def test_a_local_and_a_remote_worker_train_together(fleet: Fleet, ssh_arguments: str) -> None:
     fleet.hosts["worker1"]["ansible_host"] = HERE
-    fleet.hosts["worker2"].update(
-        {
-            "ansible_host": BOX,
-            "ansible_connection": "ssh",
-            "ansible_user": "root",
-            "ansible_ssh_common_args": ssh_arguments,
-        }
-    )
+    by_ssh(fleet, "worker2", BOX, ssh_arguments)
     done = fleet.play("deploy_and_train.yml", "fleet_command=bare.py --steps 30", "fleet_run=ssh")
     assert done.returncode == 0, done.stdout
     assert "Training started with 2 processes across 2 nodes" in done.stdout
@@ -80,3 +99,31 @@ def test_a_local_and_a_remote_worker_train_together(fleet: Fleet, ssh_arguments:
     assert again.returncode == 0, again.stdout
     assert "worker2: Send what the host lacks" not in again.stdout
     assert "worker2: Start the launcher" in again.stdout
+
+
+@pytest.mark.index
+def test_two_remote_workers_get_big_folders_from_each_other_and_by_ssh_where_the_port_is_closed(
+    fleet: Fleet, ssh_arguments: str, boxes: list[Net]
+) -> None:
+    data = fleet.folder / "data"
+    data.mkdir()
+    for host, address in (("worker1", BOX), ("worker2", OTHER)):
+        by_ssh(fleet, host, address, ssh_arguments)
+        fleet.hosts[host]["ansible_python_interpreter"] = "/usr/bin/python3"  # which has no libtorrent
+    fleet.variables.update({"fleet_data": str(data), "data_sync_swarm_mb": 1})
+    for closed, said in (
+        (False, "worker1 100%"),
+        (True, "worker2: data goes there by SSH: nobody here reaches its TCP port 29503"),
+    ):
+        content = os.urandom(6_000_000)
+        (data / "random.bin").write_bytes(content)
+        boxes[1].drop("tcp dport 29503 drop" if closed else "")
+        done = fleet.play("deploy_and_train.yml", "fleet_command=bare.py --steps 3", f"fleet_run=ssh{closed:d}")
+        assert done.returncode == 0, done.stdout
+        assert said in done.stdout
+        assert ("by SSH" in done.stdout) == closed
+        for host in ("worker1", "worker2"):
+            newest = max((fleet.folder / host / "data").glob("[0-9a-f]*"), key=lambda path: path.stat().st_mtime)
+            assert (newest / "random.bin").read_bytes() == content
+            result = (fleet.folder / host / "swarm" / "result.json").read_text("utf-8")
+            assert (host == "worker2" and closed) or '"state": "whole"' in result, result

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from winfleet.controller.actions import Action
-from winfleet.controller.fetching import SLOW
+from winfleet.controller.fetching import LOCAL, SLOW
 from winfleet.environments.package import keep
 from winfleet.transfer.digest_cache import DigestCache
 from winfleet.transfer.folders import SHORT, FolderError, digest, list_sent
@@ -19,7 +19,8 @@ from winfleet.transfer.torrents import SwarmError, make_torrent
 class ActionModule(Action):
     """winfleet_digest: {"folders": {kind: path or ""}} becomes {"digests": {kind: 64 hex}, "sources": {kind: path}, "bytes"}.
 
-    Where a host's own connection is slow for files, folders above `swarm_mb` get a torrent: "torrents" {kind: file}.
+    Folders above `swarm_mb` get a torrent, "torrents" {kind: file}, where a host's own connection is slow for files, or where
+    several hosts would each get them over this machine's one link.
     `include` are patterns of files of the code that git ignores. A file name that a Windows host cannot hold is refused here, before anything is sent.
     "key" is the file of this controller's tokens.
     """
@@ -39,9 +40,10 @@ class ActionModule(Action):
         refuse_clashes(given, names, fold=any(found.get("os") == "Windows" for found in hosts.values()))
         digests = {kind: known_digest(cache, path, names[kind]) for kind, path in sources.items()}
         sizes = {kind: sum((path / name).stat().st_size for name in names[kind]) for kind, path in sources.items()}
-        slow = any(self.of(name)["ansible_connection"] in SLOW for name in self.present)
+        elsewhere = [link for name in self.present if (link := self.of(name)["ansible_connection"]) != LOCAL]
+        shared = len(elsewhere) > 1 or any(link in SLOW for link in elsewhere)
         limit = float(self.given["swarm_mb"]) * 1e6
-        big = [kind for kind, size in sizes.items() if size > limit and slow]
+        big = [kind for kind in given if sizes[kind] > limit and shared]
         keep_key(cache / "transfer.key")
         torrents = {kind: keep_torrent(cache, sources[kind], names[kind], digests[kind]) for kind in big}
         return {

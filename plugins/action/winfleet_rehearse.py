@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 from typing import Any
 
 from winfleet.controller.actions import Action
-from winfleet.core.plan import PROBE_PORT, Plan
+from winfleet.core.plan import Plan
+from winfleet.machine.network import own_address_for
 from winfleet.transfer.receiver import token_for
 
 
@@ -28,11 +27,3 @@ class ActionModule(Action):
             },
             secrets={"token": token, "task_password": str(given["password"])},
         )  # fmt: skip
-
-
-def own_address_for(address: str) -> list[str]:
-    """The address by which this machine reaches that one; a host behind NAT sees another, and says so itself."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((address, PROBE_PORT))  # sends nothing
-        return [str(probe.getsockname()[0])]
-    return []

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import base64
+import importlib.metadata
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from winfleet.controller.actions import Action
+from winfleet.controller.actions import Action, failed
+from winfleet.controller.fetching import SLOW
+from winfleet.core.plan import SWARM_PORT
+from winfleet.machine.network import own_address_for
 from winfleet.transfer.receiver import token_for
 
 ARCHIVE_SPARE = 1.1  # a tar archive is larger than its files
+PACKAGES: Final = ("libtorrent", "psutil")  # that a Linux host's part needs, in the control node's versions
+GLIBC: Final = ("2_28", "2_17")  # of wheels for Linux
+LISTEN_SECONDS = 15.0  # for a host's part to listen
 
 
 class ActionModule(Action):
-    """winfleet_swarm: home, wanted (winfleet_digest's result), kinds, keep, cache, logon, task_password."""
+    """winfleet_swarm: home, wanted (winfleet_digest's result), kinds, keep, cache, logon, task_password.
+
+    A Linux host that cannot take part returns {"torrent": False, "why": text}, and nothing of it runs there.
+    """
 
     def act(self) -> dict[str, Any]:
         """Starts it."""
@@ -28,11 +45,70 @@ class ActionModule(Action):
         addresses = {host: self.found_on(host)["address"] for host in self.names}
         address = addresses.pop(self.name)
         token = token_for(self.name, self.path("cache") / "transfer.key")
+        asked = {
+            "host": self.name,
+            "address": address,
+            "peers": addresses,
+            "folders": folders,
+            "keep": int(given["keep"]),
+        }
+        if self.variables["ansible_connection"] not in SLOW:
+            return self._by_wheels(asked, token)
         return self.ask(
-            "swarm",
-            {
-                "host": self.name, "address": address, "peers": addresses, "folders": folders, "keep": int(given["keep"]),
-                "logon": str(given["logon"]), "port": self.port,
-            },
+            "swarm", {**asked, "logon": str(given["logon"]), "port": self.port},
             secrets={"token": token, "task_password": str(given["task_password"])},
         )  # fmt: skip
+
+    def _by_wheels(self, asked: Mapping[str, Any], token: str) -> dict[str, Any]:
+        """Linux: the host's own Python with wheels beside it, which are sent once."""
+        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+        call = {
+            **asked, "controllers": own_address_for(asked["address"]), "versions": versions, "archive": "",
+            "agent": self.given["wanted"]["digests"]["agent"],
+        }  # fmt: skip
+        answer = self.ask("swarm", call, secrets={"token": token})
+        if "lacks" in answer:
+            archive, why = get_wheels(self.path("cache"), versions, **answer["lacks"])
+            if archive is None:
+                return {"torrent": False, "why": why}
+            with self.sent(archive) as remote:
+                answer = self.ask("swarm", {**call, "archive": remote}, secrets={"token": token})
+        if failed(answer) or not answer["torrent"] or listens(asked["address"]):
+            return answer
+        ended = self.ask("swarm", {**call, "folders": []}, secrets={"token": token})
+        return {**ended, "why": f"nobody here reaches its TCP port {SWARM_PORT}"}
+
+
+def listens(address: str) -> bool:
+    """Whether a host's part can be reached from here within LISTEN_SECONDS."""
+    end = time.monotonic() + LISTEN_SECONDS
+    while time.monotonic() < end:
+        try:
+            socket.create_connection((address, SWARM_PORT), 2).close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return True
+    return False
+
+
+def get_wheels(cache: Path, versions: Mapping[str, str], python: str, machine: str) -> tuple[Path | None, str]:
+    """A zip of wheels for a Linux host, by pip, made once; None with a reason where there are none, or no index."""
+    names = [f"{name}=={version}" for name, version in versions.items()]
+    archive = cache / f"swarm-linux-{python}-{machine}-{'-'.join(versions.values())}.zip"
+    if archive.is_file():
+        return archive, ""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    platforms = [word for version in GLIBC for word in ("--platform", f"manylinux_{version}_{machine}")]
+    with tempfile.TemporaryDirectory(prefix="winfleet-", dir=archive.parent) as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", *platforms,
+                   "--python-version", python, "--dest", folder, *names]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return None, f"pip has no {' and '.join(versions)} for Python {python} on {machine} here"
+        fresh = Path(folder, "wheels.zip")
+        with zipfile.ZipFile(fresh, "w") as packed:
+            for wheel in sorted(Path(folder).glob("*.whl")):
+                packed.write(wheel, wheel.name)
+        fresh.replace(archive)
+    return archive, ""

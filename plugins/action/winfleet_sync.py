@@ -8,14 +8,14 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from winfleet.controller.actions import Action, failed
-from winfleet.controller.fetching import SLOW
+from winfleet.controller.fetching import LOCAL
 from winfleet.transfer.folders import list_sent, pack
 
 
 class ActionModule(Action):
     """winfleet_sync: home, sources {kind: path}, digests {kind: 64 hex}, torrents {kind: file}, include, keep, refuse.
 
-    Returns "sent" and "swarm", the kinds that are left: WinRM is slow for files, so a Windows host takes big ones otherwise.
+    Returns "sent" and "swarm", the kinds that are left: whoever is not on this machine takes those with torrents otherwise.
     """
 
     def act(self) -> dict[str, Any]:
@@ -30,8 +30,8 @@ class ActionModule(Action):
             )
         if failed(looked) or not looked["missing"] or self.check_mode:
             return {**looked, "changed": bool(looked.get("missing"))}
-        slow = self.variables["ansible_connection"] in SLOW
-        swarm = [kind for kind in looked["missing"] if slow and kind in given["torrents"]]
+        here = self.variables["ansible_connection"] == LOCAL
+        swarm = [kind for kind in looked["missing"] if not here and kind in given["torrents"]]
         sent = [kind for kind in looked["missing"] if kind not in swarm]
         for kind in sent:
             self._send(kind, Path(given["sources"][kind]), common, looked)

@@ -14,6 +14,7 @@ from typing import Any, Final
 from winfleet.core.plan import SWARM_PORT
 
 SLOW: Final = ("winrm", "psrp")
+LOCAL: Final = "local"
 
 
 def bring(action: Any, operation: str, given: Mapping[str, Any], archive: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from ..runs import control
 from ..runs.state import GOING_ON, going_on, state_of
 from ..support import gather
 from ..transfer.folders import SHORT, FolderError, free_bytes, missing, prune, unpack
-from . import outputs
+from . import outputs, swarming
 
 FETCH_SECONDS = 60.0
 # Folders of ours below home.
@@ -56,12 +56,15 @@ def folders(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]
 
 
 def swarm(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
-    """Starts the transfer of `folders` [{"kind", "expected", "torrent" (base64), "limit_bytes"}], detached (Windows).
+    """Starts the transfer of `folders` [{"kind", "expected", "torrent" (base64), "limit_bytes"}], detached; of none it ends one.
 
-    {"torrent": whether it is by BitTorrent}; where the agent's Python has no libtorrent, archives are taken instead.
+    {"torrent": whether it is by BitTorrent}; where a Windows agent's Python has no libtorrent, archives are taken instead. On
+    Linux Ansible's Python hands it on to one that has `versions` of packages, of which it then knows the folder, `wheels`.
     """
     if check:
         return {"changed": True, "torrent": True}
+    if "versions" in given:
+        return swarming.by_wheels(home, given)
     from winfleet.core.plan import SWARM_PORT
     from winfleet.transfer.job import Folder, Job
     from winfleet.transfer.swarm import available
@@ -69,6 +72,10 @@ def swarm(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
     here, by_torrent = home / "swarm", available()
     here.mkdir(parents=True, exist_ok=True)
     end_transfer(here / "job.json")
+    if not given["folders"]:
+        return {"changed": False, "torrent": False}
+    if given.get("wheels") and not by_torrent:
+        return {"changed": False, "torrent": False, "why": "libtorrent does not run there"}
     wanted = []
     for folder in given["folders"]:
         target = home / folder["kind"] / folder["expected"][:SHORT]
@@ -90,7 +97,7 @@ def swarm(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:
         token="" if by_torrent else given["secrets"]["token"],
     )  # fmt: skip
     (here / "job.json").write_text(job.to_json(), encoding="utf-8")
-    start("swarm", "winfleet.transfer.swarm", here / "job.json", given)
+    start("swarm", "winfleet.transfer.swarm", here / "job.json", {"logon": "", **given})
     return {"changed": True, "torrent": by_torrent}
 
 
@@ -136,7 +143,10 @@ def wait_for_the_teller(address: str) -> None:
 def start(name: str, module: str, job: Path, given: Mapping[str, Any]) -> None:
     """Starts a module of ours with its job's file, detached. Raises HostError."""
     password = str(given.get("secrets", {}).get("task_password", ""))
-    detached.start(name, module, ["--job", str(job)], job.with_suffix(".log"), logon=given["logon"], password=password)
+    detached.start(
+        name, module, ["--job", str(job)], job.with_suffix(".log"), logon=given["logon"], password=password,
+        beside=given.get("wheels", ""),
+    )  # fmt: skip
 
 
 def write_files(home: Path, given: Mapping[str, Any], check: bool) -> dict[str, Any]:

@@ -21,11 +21,12 @@ def start(
     password: str,
     python: str = sys.executable,
     package: Path = PACKAGE,
+    beside: str = "",
 ) -> subprocess.Popen[bytes] | None:
     """Starts `python -m module words…`: in a session of its own, in the log's folder; on Windows as the scheduled task `name`.
 
     `log` gets what it prints before it has a log of its own, on Linux. `logon` and `password` are those of start_task(). Returns
-    the process, None of a task. Raises OSError, and HostError with what Windows said.
+    the process, None of a task. `beside` is a folder with packages of its own, on Linux. Raises OSError, and HostError with what Windows said.
     """
     arguments = ["-m", module, *words]
     if os.name == "nt":
@@ -36,7 +37,7 @@ def start(
     with log.open("ab") as file:
         return subprocess.Popen(
             [python, *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, cwd=log.parent,
-            env={**os.environ, "PYTHONPATH": str(package)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(package), beside)))},
         )  # fmt: skip
 
 

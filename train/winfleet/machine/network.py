@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -68,3 +69,11 @@ def adapter_of(address: str, among: list[dict[str, Any]]) -> str:
     if address.startswith("127."):
         return "lo"
     return next((str(adapter["name"]) for adapter in among if address in adapter["addresses"]), "")
+
+
+def own_address_for(address: str) -> list[str]:
+    """The address by which this machine reaches that one, if any; a host behind NAT sees another, and says so itself."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 9))  # sends nothing
+        return [str(probe.getsockname()[0])]
+    return []
