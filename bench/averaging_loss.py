@@ -4,7 +4,7 @@
 
 A byte GPT is trained on the sources of Python's standard library (code and English) with plain DDP, one process a host on
 the loopback, and what is sent between them is `winfleet.averaging`, as in a run. Learning rates are chosen with one seed at
-a quarter of the steps; then the methods of that search train with three seeds each, the others with one. Each training is a line of the record: the
+a quarter of the steps, and where two are alike at all of them; then the methods of that search train with three seeds each, the others with one. Each training is a line of the record: the
 next call goes on where this one stopped. Seconds are not looked at, so other work may run beside it. Losses are those of
 the mean, behind a barrier. Whatever the figures say, it exits with 0. See bench/README.md.
 """
@@ -37,7 +37,9 @@ from winfleet.rank.meter import Meter
 
 WIDTH, LAYERS, HEADS, CONTEXT, BATCH = 320, 8, 5, 128, 4  # 9.9 million weights; 512 tokens a rank and step
 WARM_STEPS, CLIP, DECAY, BETAS = 50, 1.0, 0.1, (0.9, 0.95)
-LEARNING_RATES: Final = (3e-4, 1e-3, 2e-3)
+LEARNING_RATES: Final = (1e-4, 3e-4, 1e-3, 2e-3)
+ALIKE: Final = 1.01  # losses of two learning rates, closer than which the longer training decides
+STEPS: Final = 512
 SEEDS: Final = (1, 2, 3)
 SHARE: Final = 4  # learning rates are chosen at one of so many parts of the steps
 LOOKS: Final = 4  # losses a training
@@ -54,6 +56,7 @@ METHODS: Final = {
     "every 128, 1.0/0.5": Sending(average_every=128, average_outer=(1.0, 0.5)),
 }
 SEARCHED: Final = ("DDP", "every 32, 1.0/0", "every 32, 1.0/0.5", "every 32, 0.7/0.9")
+BASE: Final = "DDP"
 LIKE: Final = "every 32, 1.0/0.5"  # whose learning rate the others take that were not searched
 PROPOSED: Final = {
     "every 32, 1.0/0.5": 0.01,
@@ -202,13 +205,21 @@ class Record:
         found = self.losses.get(training)
         return found[-1] if found else None
 
+    def good_rates(self, method: str, steps: int) -> list[float]:
+        """The learning rates with the least losses at a part of the steps, the best first; [] before all were tried."""
+        found = {rate: self.last(Training(method, rate, steps // SHARE)) for rate in LEARNING_RATES}
+        known = {rate: loss for rate, loss in found.items() if loss is not None}
+        if len(known) < len(found):
+            return []
+        least = min(known.values())
+        return sorted((rate for rate in known if known[rate] <= ALIKE * least), key=lambda rate: known[rate])
+
     def best_rate(self, method: str, steps: int) -> float | None:
-        """The learning rate with the least loss at a part of the steps; None before all were tried."""
-        found = {
-            rate: self.last(Training(method if method in SEARCHED else LIKE, rate, steps // SHARE))
-            for rate in LEARNING_RATES
-        }
-        return None if None in found.values() else min(found, key=lambda rate: found[rate] or 0.0)
+        """The one of these that has the least loss at all steps; None before they were tried."""
+        searched = method if method in SEARCHED else LIKE
+        found = {rate: self.last(Training(searched, rate, steps)) for rate in self.good_rates(searched, steps)}
+        known = {rate: loss for rate, loss in found.items() if loss is not None}
+        return min(known, key=lambda rate: known[rate]) if known and len(known) == len(found) else None
 
 
 def todo(record: Record, steps: int) -> Iterator[Training]:
@@ -216,8 +227,11 @@ def todo(record: Record, steps: int) -> Iterator[Training]:
     for rate in LEARNING_RATES:
         for method in SEARCHED:
             yield Training(method, rate, steps // SHARE)
+    for method in SEARCHED:
+        for rate in record.good_rates(method, steps):
+            yield Training(method, rate, steps)
     others = [method for method in METHODS if method not in SEARCHED]
-    for seed, methods in ((SEEDS[0], SEARCHED), (SEEDS[0], others), *((seed, SEARCHED) for seed in SEEDS[1:])):
+    for seed, methods in ((SEEDS[0], others), *((seed, SEARCHED) for seed in SEEDS[1:])):
         for method in methods:
             best = record.best_rate(method, steps)
             assert best is not None, "the search comes before"
@@ -236,6 +250,20 @@ def go_on(record: Record, steps: int, seconds: float) -> None:
         print(f"{missing}: {record.last(missing):.4f}, {time.monotonic() - begun:.0f} s", flush=True)
 
 
+def seeds_of(record: Record, method: str, steps: int) -> list[float]:
+    """Its losses at its best learning rate, of the seeds that are done."""
+    rate = record.best_rate(method, steps)
+    found = [record.last(Training(method, rate, steps, seed)) for seed in SEEDS] if rate else []
+    return [loss for loss in found if loss is not None]
+
+
+def above(record: Record, method: str, steps: int = STEPS) -> float | None:
+    """Share of its mean loss above that of DDP, of as many seeds; None where one of them is not done, or there is no such method."""
+    losses, base = (seeds_of(record, name, steps) for name in (method, BASE)) if method in METHODS else ([], [])
+    of = min(len(losses), len(base))
+    return statistics.mean(losses[:of]) / statistics.mean(base[:of]) - 1 if of else None
+
+
 def print_tables(record: Record, steps: int) -> None:
     """The search, and all methods against DDP at equal tokens."""
     print(f"\n| {steps // SHARE} steps, 2 ranks | {' | '.join(f'lr {rate:g}' for rate in LEARNING_RATES)} |")
@@ -244,25 +272,21 @@ def print_tables(record: Record, steps: int) -> None:
         row = [record.last(Training(method, rate, steps // SHARE)) for rate in LEARNING_RATES]
         print(f"| {method} | {' | '.join('' if loss is None else f'{loss:.3f}' for loss in row)} |")
     print(f"\n| {steps} steps, 2 ranks | lr | loss | seeds | above DDP |\n|---|---|---|---|---|")
-    base: list[float] = []
     for method in METHODS:
-        rate = record.best_rate(method, steps)
-        found = [record.last(Training(method, rate, steps, seed)) for seed in SEEDS] if rate else []
-        losses = [loss for loss in found if loss is not None]
-        if not losses:
+        losses, more = seeds_of(record, method, steps), above(record, method, steps)
+        if more is None:
             continue
-        base = base or losses
-        above = statistics.mean(losses) / statistics.mean(base) - 1  # of the seeds that there are
-        said = f", {goal(above, PROPOSED[method], form='.0%')}" if method in PROPOSED else ""
+        said = f", {goal(more, PROPOSED[method], form='.0%')}" if method in PROPOSED else ""
         spread = f" ± {statistics.stdev(losses):.3f}" if len(losses) > 1 else ""
-        print(f"| {method} | {rate:g} | {statistics.mean(losses):.3f}{spread} | {len(losses)} | {above:+.1%}{said} |")
+        rate = record.best_rate(method, steps)
+        print(f"| {method} | {rate:g} | {statistics.mean(losses):.3f}{spread} | {len(losses)} | {more:+.1%}{said} |")
 
 
 def main() -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Measures what averaging does to a loss, in pieces.")
     parser.add_argument("--hours", type=float, default=20.0, help="no training is begun after these")
-    parser.add_argument("--steps", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--record", type=Path, default=ROOT / "bench/averaging_loss.jsonl")
     parser.add_argument("--table", action="store_true", help="trains nothing, prints what the record has")
     found = parser.parse_args()

@@ -6,7 +6,9 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
+import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -15,6 +17,7 @@ from typing import Any, Final
 
 PROGRAMS = ("ip", "tc", "nft")
 CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
+PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
 class NetError(RuntimeError):
@@ -94,11 +97,17 @@ def made(count: int, network: str = "10.71.1", limit: Sequence[str] = ()) -> Ite
         yield nets
 
 
-def in_namespaces(nets: Sequence[Net], function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+def in_namespaces(
+    nets: Sequence[Net],
+    function: Callable[..., Any],
+    arguments: Sequence[tuple[Any, ...]],
+    seconds: float | None = None,
+) -> list[Any]:
     """What the function answers for each of these, each in a process of its own in its namespace.
 
-    Processes are forked, so that torch is imported once and not by each rank: 16 imports would be 4 GB. Raises NetError
-    where one fails; then the others are ended.
+    Processes are forked, so that torch is imported once and not by each rank: 16 imports would be 4 GB. What uses torch there
+    does so by one thread, as those that this process may have are gone. Raises NetError where one fails, or has not
+    answered after so many seconds; then the others are ended.
     """
     fork = multiprocessing.get_context("fork")
     started: list[tuple[Any, Connection]] = []
@@ -109,9 +118,11 @@ def in_namespaces(nets: Sequence[Net], function: Callable[..., Any], arguments: 
             process.start()
             theirs.close()
             started.append((process, ours))
-        answers = []
+        answers, end = [], time.monotonic() + (seconds or 0.0)
         for (_, ours), net in zip(started, nets, strict=True):
             try:
+                if seconds is not None and not ours.poll(max(0.0, end - time.monotonic())):
+                    raise NetError(f"{net.name}: no answer after {seconds:.0f} s")
                 good, answer = ours.recv()
             except EOFError:
                 good, answer = False, "it ended without a word"
@@ -136,8 +147,9 @@ def _in_namespace(name: str, pipe: Connection, function: Callable[..., Any], arg
 
 
 def _enter(namespace: str) -> None:
-    """This process goes on in that network namespace, before it has other threads. Raises OSError."""
+    """This process goes on in that network namespace, before it has other threads, and ends with its parent. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with Path("/run/netns", namespace).open("rb") as file:
         if libc.setns(file.fileno(), CLONE_NEWNET):
             raise OSError(ctypes.get_errno(), f"setns {namespace}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -13,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CHUNK = 128 * 1024  # bytes of output handed out at once
-DRAIN = 0.3  # seconds in which a finished program's left-behind children may still add output
+QUIET = 0.1  # seconds without output after which a finished program has none left in its pipes
+CHATTY = 5.0  # seconds in which a finished program's left-behind children may still add output
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"  # of Debian's package libfaketime
 PROGRAMS_HOME = r"C:\lab\powershell"  # the engine and the programs beside it; not where Windows has its own, where it would take its modules for those of 5.1
 WINE_NOISE = re.compile(rb"^wine: Read access denied for device .*\r?\n", re.MULTILINE)
@@ -31,6 +34,7 @@ class Command:
     ready: threading.Condition = field(default_factory=threading.Condition)
     output: dict[str, bytearray] = field(default_factory=lambda: {"stdout": bytearray(), "stderr": bytearray()})
     finished: bool = False
+    ended: float = math.inf  # when the process did, monotonic
 
     def __post_init__(self) -> None:
         collectors = [threading.Thread(target=self._collect, args=(name,), daemon=True) for name in self.output]
@@ -38,8 +42,16 @@ class Command:
             thread.start()
 
     def _collect(self, name: str) -> None:
+        """Until nobody has the pipe any more, or the process has ended and its pipe is empty, however late this thread runs."""
         stream = getattr(self.process, name)
-        while data := stream.read1(CHUNK):
+        while time.monotonic() < self.ended + CHATTY:
+            over = self.ended < math.inf  # asked before the pipe is
+            if not select.select([stream], [], [], QUIET)[0]:
+                if over:
+                    return
+                continue
+            if not (data := os.read(stream.fileno(), CHUNK)):
+                return
             if name == "stderr":
                 data = WINE_NOISE.sub(b"", data)
             with self.ready:
@@ -49,8 +61,9 @@ class Command:
     def _wait(self, collectors: list[threading.Thread]) -> None:
         """The command is over when its process is, although a child may hold the pipes open."""
         self.process.wait()
+        self.ended = time.monotonic()
         for thread in collectors:
-            thread.join(DRAIN)
+            thread.join()
         with self.ready:
             self.finished = True
             self.ready.notify_all()

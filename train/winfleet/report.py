@@ -19,6 +19,7 @@ from urllib.parse import quote
 from winfleet.core.files import write_atomic
 from winfleet.core.reading import plain
 from winfleet.core.status import APART_FIXES, Cause, advise_on, count, duration, name_failure
+from winfleet.rehearsal.choices import loss_of
 from winfleet.rehearsal.prediction import rate
 from winfleet.view.records import ReportError, RunData, load
 from winfleet.view.speed import ends, speed_of
@@ -190,7 +191,13 @@ def _forecast(run: RunData) -> dict[str, Any] | None:
         _Compared(name="… loading data", predicted=planned.data_seconds, measured=data),
     ]
     advice = [one for one in run.prediction.advice[:MAX_ADVICE] if one.gain > 1]
-    return {"rows": rows, "limit": planned.limit, "advice": advice, "grid": run.prediction.grid[:MAX_GRID]}
+    return {
+        "rows": rows,
+        "limit": planned.limit,
+        "advice": advice,
+        "grid": run.prediction.grid[:MAX_GRID],
+        "choices": run.prediction.choices[:MAX_GRID],
+    }
 
 
 def render(run: RunData) -> str:
@@ -210,7 +217,7 @@ def render(run: RunData) -> str:
     )
     environment.filters |= {
         "show": _show, "number": _number, "count": _count, "duration": _duration, "alike": _alike, "moment": _moment,
-        "failure": name_failure, "advice": _advice, "link": quote,
+        "failure": name_failure, "loss": loss_of, "advice": _advice, "link": quote,
     }  # fmt: skip
     page = environment.get_template("report.html.j2").render(
         run=run,

@@ -13,6 +13,7 @@ from typing import Final
 from winfleet.core.sending import MUCH_MOMENTUM, SHORT_ROUND
 from winfleet.rank.batch_settings import ACCUMULATION, Setting, find
 from winfleet.rehearsal.allreduce import RingLink
+from winfleet.rehearsal.choices import choices
 from winfleet.rehearsal.prediction import (
     GRID,
     Advice,
@@ -79,6 +80,7 @@ def predict_run(measured: Measured, places: Places = ANYWHERE) -> Prediction:
     return Prediction(
         planned=without_samples(measured, predict(measured)),
         grid=tuple(without_samples(measured, row) for row in known), advice=advise(measured, places), measured=measured,
+        choices=choices(measured),
     )  # fmt: skip
 
 

@@ -178,6 +178,16 @@ class Advice:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """The plan's step with another way of sending between hosts."""
+
+    setting: str
+    forecast: Forecast
+    gain: float  # times the speed of DDP's gradients on each step
+    loss_above: float | None = None  # share above DDP's loss that the bench measured; None: it was not
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
     """prediction.json of a run: the plan's own step, the same for other numbers of GPUs, advice, and its grounds."""
 
@@ -185,6 +195,7 @@ class Prediction:
     grid: tuple[Forecast, ...]
     advice: tuple[Advice, ...]  # the largest gain first
     measured: Measured
+    choices: tuple[Choice, ...] = ()  # of what is sent between hosts; older versions wrote none
 
     def to_json(self) -> str:
         """The prediction as it is written to prediction.json."""

@@ -10,6 +10,7 @@ from winfleet.core.plan import Plan
 from winfleet.rehearsal.advice import find_places, predict_run
 from winfleet.rehearsal.allreduce import PredictionError, RingLink, ddp_buckets
 from winfleet.rehearsal.checks import mbits
+from winfleet.rehearsal.choices import table_of
 from winfleet.rehearsal.controller import CPU, Outcome, Reduce, Rehearsed, kind_of
 from winfleet.rehearsal.links import Link
 from winfleet.rehearsal.prediction import (
@@ -25,6 +26,7 @@ from winfleet.rehearsal.prediction import (
 
 SHOWN_LINKS: Final = 12  # all of 4 hosts
 SLOWEST_LINKS: Final = 4  # of more hosts
+WORTH_A_TABLE: Final = 1.25  # times as fast as plain DDP, which then wastes a fifth of a step
 GUIDE: Final = ((1, 1, 1.0), (4, 1, 3.5), (8, 2, 6.5), (16, 4, 12.0))  # GPUs, nodes, speed-up that the guide names
 
 
@@ -107,6 +109,8 @@ def describe(plan: Plan, outcome: Outcome, prediction: Prediction | None) -> str
             "Predicted, by these links and one process's own steps:",
             *table(prediction.grid, noun_of(prediction.measured)).splitlines(),
         ]
+        if any(one.gain >= WORTH_A_TABLE for one in prediction.choices):
+            lines += table_of(prediction.choices)
         lines.append(describe_plan(prediction))
     return "\n".join(f"  {line}" for line in lines)
 
