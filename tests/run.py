@@ -76,7 +76,8 @@ def lanes(wanted: set[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {
         name: [] for name in ("lab", "tests", "windows", "roles", "lint", "index")
     }  # longest first
-    workers = f"-n {cores() + 1} --dist loadfile --no-loadscope-reorder"
+    # a worker that is lost ends them all: with another one in its place xdist waits for ever
+    workers = f"-n {cores() + 1} --dist loadfile --no-loadscope-reorder --max-worker-restart 0"
     if wanted & {"lint", "quick"}:
         found["lint"] += ["ruff check . && ruff format --check .", "mypy"]
         found["lint"] += ["ansible-lint --offline -q"] if "lint" in wanted else []

@@ -136,7 +136,7 @@ def test_ranks_that_begin_with_other_weights_take_those_of_rank_0_and_that_is_sa
 )
 def test_what_cannot_be_averaged_is_refused_by_name(tmp_path: Path, variant: str, said: str) -> None:
     (tmp_path / "deepspeed.py").write_text("def initialize(model):\n    return model\n")
-    log = run(tmp_path, variant, ends=1, average_every=4)[0]
+    log = "\n".join(run(tmp_path, variant, ends=1, average_every=4))  # who says it first ends the others
     assert said in log
     assert "hint: " in log
     assert variant == "frozen on one" or "step 1 " not in log

@@ -73,6 +73,7 @@ def wheels() -> Path:
 
 
 @in_the_lab
+@pytest.mark.proof
 def test_a_pc_without_internet_makes_the_environment_and_trains(door: Door, wheels: Path) -> None:
     settings = door.root / "settings.yaml"
     settings.write_text(yaml.safe_dump({"training": TRAINING}))
