@@ -51,8 +51,10 @@ METHODS: Final = {
     "every 32, 1.0/0": Sending(average_every=32, average_outer=(1.0, 0.0)),
     "every 32, 1.0/0.5": Sending(average_every=32, average_outer=(1.0, 0.5)),
     "every 32, 0.7/0.9": Sending(average_every=32, average_outer=(0.7, 0.9)),
+    "every 8, 1.0/0": Sending(average_every=8, average_outer=(1.0, 0.0)),
     "every 8, 1.0/0.5": Sending(average_every=8, average_outer=(1.0, 0.5)),
     "every 32, 1.0/0.5, 4 bits": Sending(average_every=32, average_bits=4, average_outer=(1.0, 0.5)),
+    "every 128, 1.0/0": Sending(average_every=128, average_outer=(1.0, 0.0)),
     "every 128, 1.0/0.5": Sending(average_every=128, average_outer=(1.0, 0.5)),
 }
 SEARCHED: Final = ("DDP", "every 32, 1.0/0", "every 32, 1.0/0.5", "every 32, 0.7/0.9")
@@ -216,7 +218,7 @@ class Record:
 
     def best_rate(self, method: str, steps: int) -> float | None:
         """The one of these that has the least loss at all steps; None before they were tried."""
-        searched = method if method in SEARCHED else LIKE
+        searched = method if method in SEARCHED else BASE if METHODS[method].average_every == 0 else LIKE
         found = {rate: self.last(Training(searched, rate, steps)) for rate in self.good_rates(searched, steps)}
         known = {rate: loss for rate, loss in found.items() if loss is not None}
         return min(known, key=lambda rate: known[rate]) if known and len(known) == len(found) else None

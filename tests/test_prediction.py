@@ -235,7 +235,7 @@ def test_auto_is_the_fewest_steps_that_these_links_bear_or_none() -> None:
     assert "fp16 is as fast as averages here" in choose_every(half)[1]
     assert choose_every(measured(pc(1, ranks=2), link=None))[0] == 0
     long = measured(pc(1, micro_batch_seconds=5.0), pc(2, micro_batch_seconds=5.0), link=RingLink(bytes_per_second=5e7))
-    assert [choose_every(long, momentum)[0] for momentum in (0.5, 0.9)] == [16, 32]
+    assert [choose_every(long, momentum)[0] for momentum in (0.0, 0.4, 0.5, 0.9)] == [16, 16, 32, 32]
 
 
 def test_nothing_is_advised_where_nothing_is_lost() -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 AUTO: Final = "auto"  # of average_every: the rehearsal says it; until then gradients are sent
 KINDS: Final = ("fp32", "fp16")
 BITS: Final = (32, 16, 8, 4)
-SHORT_ROUND, MUCH_MOMENTUM = 32, 0.5  # steps below which more momentum than that overshoots
+SHORT_ROUND, MUCH_MOMENTUM = 32, 0.5  # steps below which so much momentum overshoots (bench/averaging_loss.jsonl)
 SENDING: Final = "WINFLEET_SENDING"  # the environment variable by which ranks know
 
 
@@ -70,10 +70,10 @@ class Sending:
                 f"fleet_average_every: {self.average_every} has no effect on one host, whose ranks send gradients on each step"
             ]
         found = []
-        if self.average_every < SHORT_ROUND and self.average_outer[1] > MUCH_MOMENTUM:
+        if self.average_every < SHORT_ROUND and self.average_outer[1] >= MUCH_MOMENTUM:
             found.append(
                 f"fleet_average_outer: a momentum of {self.average_outer[1]:g} overshoots in rounds of {self.average_every} steps; "
-                f"take {MUCH_MOMENTUM:g}, or fleet_average_every: {SHORT_ROUND}"
+                f"take none, [1.0, 0.0], or fleet_average_every: {SHORT_ROUND}"
             )
         if self.gradients != "fp32":
             found.append(

@@ -91,7 +91,7 @@ def choose_every(measured: Measured, momentum: float = 0.0) -> tuple[int, str]:
     """
     if measured.link is None or len(measured.hosts) < 2:
         return 0, "one host has nobody to average with; gradients are sent on each step"
-    every = max(least_every(measured), SHORT_ROUND if momentum > MUCH_MOMENTUM else 0)
+    every = max(least_every(measured), SHORT_ROUND if momentum >= MUCH_MOMENTUM else 0)
     plain, half = (predict(dataclasses.replace(measured, average_every=0, gradients=kind)) for kind in ("fp32", "fp16"))
     averaged = predict(dataclasses.replace(measured, average_every=every))
     wasted = plain.network_seconds / plain.step_seconds
@@ -130,7 +130,7 @@ def _candidates(measured: Measured, places: Places) -> Iterator[tuple[str, str, 
         setting = f"{places.accumulation.format(times * now)}, now {now}; the batch of a step grows"
         yield "accumulation", setting, predict(dataclasses.replace(measured, accumulation=times * now))
     yield "fp16", FP16, predict(dataclasses.replace(measured, gradients="fp16", average_every=0))
-    every = least_every(measured)
+    every = max(least_every(measured), SHORT_ROUND)
     average = f"fleet_average_every: {every}, hosts average their weights every {every} steps; look at the loss, too"
     yield "averaging", average, predict(dataclasses.replace(measured, average_every=every))
     for gbit in CABLES:

@@ -12,7 +12,7 @@ EVERY: Final = (8, 16, 32, 64, 128)
 FP16: Final = "fp16"
 # Share above DDP's validation loss after the same steps, with the default bits and outer step, of a training from
 # scratch: bench/averaging_loss.jsonl, which `bench/averaging_loss.py --table` shows. What is not here was not measured.
-LOSS_ABOVE: Final[dict[int, float]] = {}
+LOSS_ABOVE: Final = {8: 0.073, 32: 0.036}
 
 
 def choices(measured: Measured) -> tuple[Choice, ...]:
