@@ -42,7 +42,7 @@ lint molecule pytest: $(VENV)/.dev  ## one part of it
 	@tests/packages.sh
 	@$(BIN)/python tests/run.py $@
 
-quick: $(VENV)/.dev  ## three minutes, for whoever edits: lint, types, and the tests that need no lab and no Ansible and train nothing for long
+quick: $(VENV)/.dev  ## five minutes, for whoever edits: lint, types, and the tests that need no lab and no Ansible and train nothing for long
 	@$(BIN)/python tests/run.py quick
 
 proofs: $(VENV)/.dev  ## before an issue is closed: everything, what takes minutes too, then pytest beside four endless loops a core (hours)
