@@ -7,8 +7,6 @@ import contextlib
 import importlib.metadata
 import io
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from winfleet.controller.actions import Action
 from winfleet.environments.package import keep
+from winfleet.environments.wheels import fetch
 from winfleet.transfer.folders import list_files
 
 PACKAGES = ("psutil", "nvidia-ml-py", "libtorrent")  # of the agent's Python; the versions are the control node's
@@ -73,12 +72,9 @@ def make_bundle(bundle: Path, wanted: list[str], python_version: str) -> Path:
         return bundle
     bundle.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="winfleet-", dir=bundle.parent) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--platform",
-                   "win_amd64", "--python-version", python_version, "--dest", folder, *wanted]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
+        if said := fetch(Path(folder), python_version, ["win_amd64"], *wanted):
             raise AnsibleActionFail(
-                f"controller: pip cannot get {', '.join(wanted)} for Windows: {done.stderr.strip()[-500:]}\n"
+                f"controller: pip cannot get {', '.join(wanted)} for Windows: {said[-500:]}\n"
                 "  hint: the controller needs a package index once, to bring uv to Windows workers"
             )
         fresh = Path(folder, "bundle.zip")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import importlib.metadata
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 import zipfile
@@ -17,6 +15,7 @@ from typing import Any, Final
 from winfleet.controller.actions import Action, failed
 from winfleet.controller.fetching import SLOW
 from winfleet.core.plan import SWARM_PORT
+from winfleet.environments.wheels import fetch
 from winfleet.machine.network import own_address_for
 from winfleet.transfer.receiver import token_for
 
@@ -46,12 +45,8 @@ class ActionModule(Action):
         address = addresses.pop(self.name)
         token = token_for(self.name, self.path("cache") / "transfer.key")
         asked = {
-            "host": self.name,
-            "address": address,
-            "peers": addresses,
-            "folders": folders,
-            "keep": int(given["keep"]),
-        }
+            "host": self.name, "address": address, "peers": addresses, "folders": folders, "keep": int(given["keep"]),
+        }  # fmt: skip
         if self.variables["ansible_connection"] not in SLOW:
             return self._by_wheels(asked, token)
         return self.ask(
@@ -99,12 +94,8 @@ def get_wheels(cache: Path, versions: Mapping[str, str], python: str, machine: s
     if archive.is_file():
         return archive, ""
     archive.parent.mkdir(parents=True, exist_ok=True)
-    platforms = [word for version in GLIBC for word in ("--platform", f"manylinux_{version}_{machine}")]
     with tempfile.TemporaryDirectory(prefix="winfleet-", dir=archive.parent) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", *platforms,
-                   "--python-version", python, "--dest", folder, *names]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
+        if fetch(Path(folder), python, [f"manylinux_{version}_{machine}" for version in GLIBC], *names):
             return None, f"pip has no {' and '.join(versions)} for Python {python} on {machine} here"
         fresh = Path(folder, "wheels.zip")
         with zipfile.ZipFile(fresh, "w") as packed:

@@ -81,9 +81,18 @@ def download(folder: Path, wanted: Environment) -> None:
         resolved = run([find_uv_bin(), "pip", "compile", "--quiet", "--no-header", "--no-annotate", *own, *backend, *index_strategy(wanted.requirements), "--python-platform",
                         "windows" if wanted.windows else "linux", "--python-version", wanted.python_version, str(listed)])  # fmt: skip
         listed.write_text(indexes + resolved, "utf-8")
-        run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--platform", wanted.platform,
-             "--python-version", wanted.python_version, *own, *wanted.index, "--dest", str(fresh), "-r", str(listed)])  # fmt: skip
+        if said := fetch(fresh, wanted.python_version, [wanted.platform], *own, *wanted.index, "-r", str(listed)):
+            raise unavailable(said)
         shutil.move(fresh, folder)
+
+
+def fetch(folder: Path, python_version: str, platforms: Sequence[str], *words: str) -> str:
+    """Has pip download wheels of exactly these (names, or its own options) for another system; its complaint, "" for none."""
+    on = [word for platform in platforms for word in ("--platform", platform)]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", *on,
+               "--python-version", python_version, "--dest", str(folder), *words]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stderr.strip() or "no word of pip" if done.returncode else ""
 
 
 def check_build(folder: Path, wanted: Environment, gpus: Mapping[str, Sequence[str]]) -> None:
@@ -108,8 +117,13 @@ def run(command: list[str]) -> str:
     """Runs it; its output. Raises LockError with its last words."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise LockError(
-            f"the wheels for the workers cannot be had: {done.stderr.strip()[-800:]}\n"
-            "hint: the controller needs a package index, or set uv_env_wheels to a folder of wheels on the workers"
-        )
+        raise unavailable(done.stderr)
     return done.stdout
+
+
+def unavailable(said: str) -> LockError:
+    """The error with a program's last words."""
+    return LockError(
+        f"the wheels for the workers cannot be had: {said.strip()[-800:]}\n"
+        "hint: the controller needs a package index, or set uv_env_wheels to a folder of wheels on the workers"
+    )
