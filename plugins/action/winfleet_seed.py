@@ -9,7 +9,6 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from winfleet.controller.actions import Action
-from winfleet.controller.fetching import SLOW
 from winfleet.core.plan import SWARM_PORT
 from winfleet.transfer.folders import SHORT, list_sent, pack
 from winfleet.transfer.job import Result
@@ -30,9 +29,7 @@ class ActionModule(Action):
         kinds = {name: list(given) for name, given in lacking.items() if given and "torrent" in joined[name]}
         if not kinds or self.check_mode:
             return {"changed": bool(kinds)}
-        for name in [
-            name for name in kinds if not (joined[name]["torrent"] or self.of(name)["ansible_connection"] in SLOW)
-        ]:
+        for name in [name for name in kinds if "why" in joined[name]]:
             self.say(f"  {name}: {', '.join(kinds.pop(name))} goes there by SSH: {joined[name]['why']}")
         addresses = {name: str(self.found_on(name)["address"]) for name in kinds}
         with_torrents = {name: addresses[name] for name in kinds if joined[name]["torrent"]}

@@ -19,7 +19,6 @@ from typing import Any
 
 from ..transfer.folders import SHORT
 
-ANSWER_SECONDS = 60.0
 OLDEST = (3, 11)  # that winfleet runs on
 
 
@@ -43,7 +42,7 @@ def by_wheels(home: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     package = home / "agent" / given["agent"][:SHORT]
     done = subprocess.run(
         [sys.executable, "-m", "winfleet.host.remote"], input=json.dumps(call).encode(), capture_output=True, check=False,
-        timeout=ANSWER_SECONDS, cwd=str(home), env={**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{place}"},
+        cwd=str(home), env={**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{place}"},
     )  # fmt: skip
     said = (done.stdout if done.returncode == 0 else done.stderr).decode("utf-8", "replace").strip().splitlines()
     if done.returncode:

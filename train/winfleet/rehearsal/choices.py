@@ -6,10 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Final
 
-from winfleet.rehearsal.prediction import FP32, Choice, Measured, predict, rate, without_samples
+from winfleet.rehearsal.prediction import AVERAGE_EVERY, FP32, Choice, Measured, predict, rate, without_samples
 
-EVERY: Final = (8, 16, 32, 64, 128)
-FP16: Final = "fp16"
 # Share above DDP's validation loss after the same steps, with the default bits and outer step, of a training from
 # scratch: bench/averaging_loss.jsonl, which `bench/averaging_loss.py --table` shows. What is not here was not measured.
 LOSS_ABOVE: Final = {8: 0.073, 32: 0.036}
@@ -22,25 +20,23 @@ def choices(measured: Measured) -> tuple[Choice, ...]:
     plain = dataclasses.replace(measured, gradients=FP32, average_every=0)
     ways = [
         ("fleet_average_every: 0", plain, 0.0),
-        ("fleet_gradients: fp16", dataclasses.replace(plain, gradients=FP16), None),
+        ("fleet_gradients: fp16", dataclasses.replace(plain, gradients="fp16"), None),
         *(
             (f"fleet_average_every: {every}", dataclasses.replace(plain, average_every=every), LOSS_ABOVE.get(every))
-            for every in EVERY
+            for every in AVERAGE_EVERY
         ),
     ]
     base = predict(plain)
-    found = []
-    for name, way, above in ways:
-        row = predict(way)
-        found.append(
-            Choice(
-                setting=name,
-                forecast=without_samples(measured, row),
-                gain=base.step_seconds / row.step_seconds,
-                loss_above=above,
-            )
+    rows = [(name, predict(way), above) for name, way, above in ways]
+    return tuple(
+        Choice(
+            setting=name,
+            forecast=without_samples(measured, row),
+            gain=base.step_seconds / row.step_seconds,
+            loss_above=above,
         )
-    return tuple(found)
+        for name, row, above in rows
+    )
 
 
 def table_of(found: Sequence[Choice]) -> list[str]:
