@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Fleet, wait_until
-from namespaces import Net, run
+from namespaces import Net, apart, join, run, switch_on
+from programs import output_of
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin")
-BOX, OTHER, HERE = "10.91.7.2", "10.91.7.3", "10.91.7.1"
+NETWORK, HERE = "10.91.7", "10.91.7.9"
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or SSHD is None or shutil.which("ip") is None,
@@ -23,25 +25,22 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def boxes() -> Iterator[list[Net]]:
-    """Two network namespaces, joined to this one by a bridge."""
-    bridge = f"wf{os.getpid() % 100000}"
-    with ExitStack() as stack:
-        run("ip", "link", "add", bridge, "type", "bridge")
-        stack.callback(run, "ip", "link", "delete", bridge)
-        run("ip", "address", "add", f"{HERE}/24", "dev", bridge)
-        run("ip", "link", "set", bridge, "up")
-        made = []
-        for number, address in enumerate((BOX, OTHER)):
-            box = Net(name=f"winfleet-{os.getpid()}-{number}", address=address)
-            run("ip", "netns", "add", box.name)
-            stack.callback(run, "ip", "netns", "delete", box.name)  # the adapters go with it
-            run("ip", "link", "add", f"{bridge}-{number}", "type", "veth", "peer", "name", "eth0", "netns", box.name)
-            run("ip", "link", "set", f"{bridge}-{number}", "master", bridge, "up")
-            run("ip", "-n", box.name, "address", "add", f"{address}/24", "dev", "eth0")
-            for adapter in ("eth0", "lo"):
-                run("ip", "-n", box.name, "link", "set", adapter, "up")
-            made.append(box)
-        yield made
+    """Two network namespaces, on a bridge with this one."""
+    cable = f"wf{os.getpid() % 100000}"
+    with apart(2, NETWORK) as (hub, nets):
+        join(hub, nets)
+        run("ip", "link", "add", cable, "type", "veth", "peer", "name", "here", "netns", hub)  # goes with the hub
+        run("ip", "-n", hub, "link", "set", "here", "master", "bridge", "up")
+        run("ip", "address", "add", f"{HERE}/24", "dev", cable)
+        run("ip", "link", "set", cable, "up")
+        for net in nets:
+            switch_on(net)
+        try:
+            yield nets
+        finally:
+            for net in nets:  # sessions of sshd outlive it, and a namespace and its adapters whoever is in there
+                for pid in output_of("ip", "netns", "pids", net.name).split():
+                    os.kill(int(pid), signal.SIGKILL)
 
 
 @pytest.fixture
@@ -59,9 +58,9 @@ def ssh_arguments(boxes: list[Net], tmp_path: Path) -> Iterator[str]:
                 "StrictModes no\nUsePAM no\nPermitRootLogin prohibit-password\nPasswordAuthentication no\n"
                 "Subsystem sftp internal-sftp\n"
             )
-            sshd = stack.enter_context(
-                subprocess.Popen(box.command(str(SSHD), "-D", "-e", "-f", config), stderr=log.open("w"))
-            )
+            errors = stack.enter_context(log.open("w"))
+            words = box.command(str(SSHD), "-D", "-e", "-f", config)
+            sshd = stack.enter_context(subprocess.Popen(words, stderr=errors))
             stack.callback(sshd.terminate)
             wait_until(partial(listens, log), 10, "sshd's start")
         known.flush()
@@ -86,15 +85,15 @@ def by_ssh(fleet: Fleet, host: str, address: str, arguments: str) -> None:
 
 
 @pytest.mark.proof
-def test_a_local_and_a_remote_worker_train_together(fleet: Fleet, ssh_arguments: str) -> None:
+def test_a_local_and_a_remote_worker_train_together(fleet: Fleet, ssh_arguments: str, boxes: list[Net]) -> None:
     fleet.hosts["worker1"]["ansible_host"] = HERE
-    by_ssh(fleet, "worker2", BOX, ssh_arguments)
+    by_ssh(fleet, "worker2", boxes[0].address, ssh_arguments)
     done = fleet.play("deploy_and_train.yml", "fleet_command=bare.py --steps 30", "fleet_run=ssh")
     assert done.returncode == 0, done.stdout
     assert "Training started with 2 processes across 2 nodes" in done.stdout
     assert "rank 1 of 2" in (fleet.logs / "ssh" / "worker2" / "rank1.log").read_text("utf-8")
     plan = (fleet.logs / "ssh" / "plan.json").read_text("utf-8")
-    assert f'"address": "{BOX}"' in plan
+    assert f'"address": "{boxes[0].address}"' in plan
     again = fleet.play("deploy_and_train.yml", "fleet_command=bare.py --steps 30", "fleet_run=ssh2", "--check")
     assert again.returncode == 0, again.stdout
     assert "worker2: Send what the host lacks" not in again.stdout
@@ -107,8 +106,8 @@ def test_two_remote_workers_get_big_folders_from_each_other_and_by_ssh_where_the
 ) -> None:
     data = fleet.folder / "data"
     data.mkdir()
-    for host, address in (("worker1", BOX), ("worker2", OTHER)):
-        by_ssh(fleet, host, address, ssh_arguments)
+    for host, box in zip(fleet.hosts, boxes, strict=True):
+        by_ssh(fleet, host, box.address, ssh_arguments)
         fleet.hosts[host]["ansible_python_interpreter"] = "/usr/bin/python3"  # which has no libtorrent
     fleet.variables.update({"fleet_data": str(data), "data_sync_swarm_mb": 1})
     for closed, said in (
