@@ -127,8 +127,8 @@ class Lane:
 
     def at(self) -> str:
         """What it was at: the last lines that it said, and how long ago."""
-        lines = [line.strip()[:FAULT_LETTERS] for line in COLOR.sub("", self.read()).splitlines() if line.strip()]
-        return "\n  ".join([f"{self.name}: ENDED, silent for {self.silent():.0f} s after", *lines[-FAULTS:]])
+        last = lines_of(self.read())[-FAULTS:]
+        return "\n  ".join([f"{self.name}: ENDED, silent for {self.silent():.0f} s after", *last])
 
     def read(self) -> str:
         """All that it said."""
@@ -149,9 +149,14 @@ class Lane:
         return "\n  ".join([f"{self.name}: FAILED in {seconds:.0f} s", *faults(said)])
 
 
+def lines_of(said: str) -> list[str]:
+    """Its lines that say something, without colours and frames."""
+    return [line.strip(" │")[:FAULT_LETTERS] for line in COLOR.sub("", said).splitlines() if line.strip(" │")]
+
+
 def faults(said: str) -> list[str]:
     """The last lines that say what failed, without colours; of a program that says it otherwise its last lines."""
-    lines = [line.strip(" │")[:FAULT_LETTERS] for line in COLOR.sub("", said).splitlines() if line.strip(" │")]
+    lines = lines_of(said)
     return ([line for line in lines if FAULT.match(line)] or lines)[-FAULTS:]
 
 
@@ -193,7 +198,7 @@ def main(words: list[str]) -> int:
     CACHE.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     parts = set(words) - {"loaded", "proofs"} or {"lint", "molecule", "pytest"}
-    wanted = lanes(parts | set(words) & {"proofs"})
+    wanted = lanes(parts | set(words) & {"proofs", "loaded"})
     loops = [
         subprocess.Popen([sys.executable, "-c", "while True: pass"])
         for _ in range(LOOPS * cores() * ("loaded" in words))

@@ -26,7 +26,8 @@ def start(
     """Starts `python -m module words…`: in a session of its own, in the log's folder; on Windows as the scheduled task `name`.
 
     `log` gets what it prints before it has a log of its own, on Linux. `logon` and `password` are those of start_task(). Returns
-    the process, None of a task. `beside` is a folder with packages of its own, on Linux. Raises OSError, and HostError with what Windows said.
+    the process, None of a task. `beside` is a folder with packages of its own, on Linux. Raises OSError, and HostError with
+    what Windows said.
     """
     arguments = ["-m", module, *words]
     if os.name == "nt":
